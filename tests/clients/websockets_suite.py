@@ -7,220 +7,28 @@ What ws.mjs cannot see is looked at here: where the fragments of a message begin
 """
 
 import asyncio
-import hashlib
-import http
 import http.cookies
-import itertools
 import json
 import os
-import reprlib
 import secrets
 import signal
-import socket
 import ssl
 import sys
-import tempfile
-import traceback
-import urllib.parse
-import urllib.request
-from pathlib import Path
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
-from websockets.frames import CloseCode, Opcode
+from websockets.frames import CloseCode
 
-MIB = 1 << 20
+from peer import MIB, Backend, ended
+from proxy import Proxy, fetch
+from report import Report, digest, same
+
 DIRECT = bool(os.environ.get("WITHOUT_PROXY"))
-DEADLINE = 60
-CONTROLS = {Opcode.PING: "ping", Opcode.PONG: "pong"}
-
-
-class Recording:
-    """Writes down every Ping and Pong that arrives, also those the library answers by itself."""
-
-    def process_event(self, event):
-        if not hasattr(self, "controls"):
-            self.controls = []
-        if name := CONTROLS.get(getattr(event, "opcode", None)):
-            self.controls.append((name, bytes(event.data)))
-        super().process_event(event)
-
-
-class Client(Recording, ClientConnection):
-    pass
-
-
-class Server(Recording, ServerConnection):
-    pass
-
-
-# --- the server behind the proxy
-
-
-class Backend:
-    """Hands out its side of each connection, by the id in the query."""
-
-    def __init__(self):
-        self.ids = itertools.count(1)
-        self.sides = {}
-
-    async def start(self):
-        self.server = await serve(
-            self.accept, "127.0.0.1", 0, create_connection=Server, process_request=self.plain,
-            subprotocols=["chat"], select_subprotocol=self.choose, max_size=64 * MIB, ping_interval=None,
-            compression="deflate",
-        )
-        self.port = self.server.sockets[0].getsockname()[1]
-        return self
-
-    async def accept(self, side):
-        query = parsed(side.request.path)
-        waiting = self.sides.get(query.get("id"))
-        if waiting is not None:
-            waiting.set_result(side)
-        if "echo" in query:
-            async for message in side:
-                await side.send(message)
-        else:
-            await side.wait_closed()
-
-    @staticmethod
-    def choose(_connection, offered):
-        return "chat" if "chat" in offered else None
-
-    @staticmethod
-    def plain(connection, request):
-        if "Upgrade" not in request.headers:
-            return connection.respond(http.HTTPStatus.OK, "plain\n")
-        if "refuse" in parsed(request.path):
-            return connection.respond(http.HTTPStatus.UNAUTHORIZED, "no way\n")
-        return None
-
-    async def pair(self, base, path="/", query="", **options):
-        """Both ends of a fresh connection."""
-        ident = str(next(self.ids))
-        self.sides[ident] = asyncio.get_running_loop().create_future()
-        options = {"compression": None, "ping_interval": None, "max_size": 64 * MIB, "proxy": None, **options}
-        client = await connect(f"{base}{path}?id={ident}&{query}", create_connection=Client, **options)
-        return client, await self.sides.pop(ident)
-
-
-def parsed(path):
-    return dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(path).query, keep_blank_values=True))
-
-
-# --- the proxy
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
-def config(plain, tls, admin, ports, more):
-    cert, key = (json.dumps(os.environ[name]) for name in ("WSLUICE_CERT", "WSLUICE_KEY"))
-    return f"""version: 1
-listeners:
-  - {{ name: plain, bind: "127.0.0.1:{plain}" }}
-  - name: tls
-    bind: "127.0.0.1:{tls}"
-    tls: {{ certificates: [{{ cert: {cert}, key: {key} }}] }}
-routes:
-  - name: limited
-    match: {{ path: {{ prefix: /limited }} }}
-    upstream: backend
-    limits: {{ message: 64KiB }}
-  - name: idle
-    match: {{ path: {{ prefix: /idle }} }}
-    upstream: backend
-    timeouts: {{ idle: 1s }}
-  - name: kept
-    match: {{ path: {{ prefix: /kept }} }}
-    upstream: backend
-    keepalive: {{ ping: 1s, pong: 500ms }}
-  - name: rest
-    match: {{ path: {{ prefix: / }} }}
-    upstream: backend
-upstreams:
-  backend: {{ {more}endpoints: {json.dumps([f"ws://127.0.0.1:{port}" for port in ports])} }}
-admin: {{ bind: "127.0.0.1:{admin}" }}
-log: {{ level: info, format: json }}
-drain: {{ time: 3s }}
-"""
-
-
-def fetch(url, context=None):
-    """Status and body of a GET, or None where nobody answers."""
-    handlers = [urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)]
-    try:
-        with urllib.request.build_opener(*handlers).open(url, timeout=10) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as answer:
-        return answer.code, answer.read()
-    except OSError:
-        return None
-
-
-class Proxy:
-    def __init__(self, binary, *ports, more=""):
-        self.binary = binary
-        self.plain, self.tls, self.admin = free_ports(3)
-        self.directory = tempfile.TemporaryDirectory(prefix="wsluice-clients-")
-        self.log = Path(self.directory.name, "log")
-        self.config = Path(self.directory.name, "wsluice.yaml")
-        self.config.write_text(config(self.plain, self.tls, self.admin, ports, more))
-
-    async def __aenter__(self):
-        with self.log.open("wb") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                self.binary, "run", "--config", str(self.config), stdout=log, stderr=log
-            )
-        try:
-            async with asyncio.timeout(15):
-                while (await asyncio.to_thread(fetch, f"http://127.0.0.1:{self.admin}/readyz") or [0])[0] != 200:
-                    if self.process.returncode is not None:
-                        raise RuntimeError("wsluice ended at once")
-                    await asyncio.sleep(0.02)
-        except (TimeoutError, RuntimeError) as error:
-            await self.__aexit__()
-            raise RuntimeError(f"wsluice is not ready: {self.text}") from error
-        return self
-
-    async def __aexit__(self, *_):
-        if self.process.returncode is None:
-            self.process.kill()
-        await self.process.wait()
-        self.text = self.log.read_text(errors="replace")
-        self.directory.cleanup()
 
 
 # --- cases
-
-
-def digest(data):
-    return hashlib.sha256(data).hexdigest()
-
-
-def same(got, wanted, what):
-    assert got == wanted, f"{what}: {reprlib.repr(got)}, wanted {reprlib.repr(wanted)}"
-
-
-async def ended(connection):
-    """The code and reason that came from the other end; (1006, "") where no Close came."""
-    try:
-        while True:
-            await connection.recv()
-    except ConnectionClosed as closed:
-        received = closed.rcvd
-    return (received.code, received.reason) if received else (1006, "")
 
 
 class Cases:
@@ -453,29 +261,6 @@ async def returning(binary):
         same(jar["srv"]["secure"], True, "Secure")
 
 
-# --- one line a case
-
-
-class Report:
-    passed = failed = 0
-
-    async def run(self, name, case):
-        try:
-            async with asyncio.timeout(DEADLINE):
-                await case()
-        except Exception as error:
-            self.failed += 1
-            print(f"FAILED  {name}\n{''.join(traceback.format_exception(error, limit=-4))}", flush=True)
-        else:
-            self.passed += 1
-            print(f"ok      {name}", flush=True)
-
-    async def run_all(self, scheme, cases):
-        for name in dir(cases):
-            if "_" in name and not name.startswith("_"):
-                await self.run(f"{scheme}: {name.replace('_', ' ')}", getattr(cases, name))
-
-
 async def main():
     # A timeout from outside ends the proxy as well.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
@@ -490,9 +275,7 @@ async def main():
             await report.run_all("wss", ProxyCases(backend, f"wss://localhost:{proxy.tls}", {"ssl": trust}))
         await report.run("TERM drains: each session gets 1012, the process ends with 0", lambda: draining(binary, backend))
         await report.run("a cookie leads back to the same server", lambda: returning(binary))
-    print(f"{report.passed} passed, {report.failed} failed", flush=True)
-    # Not waiting for the server's connections: a failed case may have left one that never ends.
-    os._exit(0 if report.passed and not report.failed else 1)
+    report.finish()
 
 
 asyncio.run(main())
