@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Drives a built wsluice with WebSocket peers that nobody here wrote: npm's ws, Python's websockets, headless
+# Drives a built wsluice with peers that nobody here wrote: npm's ws, Python's websockets, h2 with wsproto, headless
 # Chromium; and with tokens that nobody here made.
 #
 #   tests/clients/run.sh target/release/wsluice [SCREENSHOT.png]
@@ -42,6 +42,7 @@ suite() {
 }
 suite "npm ws" node ws.mjs "$binary"
 suite "Python websockets" .venv/bin/python websockets_suite.py "$binary"
+suite "HTTP/2 by Python's h2 and wsproto" .venv/bin/python http2_suite.py "$binary"
 suite "tokens of jose, PyJWT and Authlib" node tokens.mjs "$binary"
 suite "live sessions through upgrades" node upgrades.mjs "$binary"
 suite "Chromium on the demo page" node chromium.mjs "$binary" "$screenshot"
