@@ -2,7 +2,7 @@
 import { spawn } from "node:child_process";
 import { createServer } from "node:net";
 import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { get } from "node:http";
+import { get, request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
@@ -37,12 +37,32 @@ export const status_of = (port, path) => new Promise((resolve) => {
   }).on("error", () => resolve(null));
 });
 
-/** The suites' configuration: two listeners, and a route for each thing that is configured and not negotiated. */
-export function config({ plain, tls, admin, backend, cert, key, drain = "5s" }) {
+/** Status, header fields and text of a request to the admin listener. */
+export const ask_admin = (port, path, method = "GET") => new Promise((resolve, reject) => {
+  request({ host: "127.0.0.1", port, path, method, agent: false }, async (response) => {
+    let text = "";
+    for await (const piece of response.setEncoding("utf8")) text += piece;
+    resolve({ status: response.statusCode, headers: response.headers, text });
+  }).on("error", reject).end();
+});
+
+/** The sum of the series of this name that have all of these labels, each as in `result="done"`. */
+export async function metric(admin, name, ...labels) {
+  const { text } = await ask_admin(admin, "/metrics");
+  const lines = text.split("\n").filter((line) => line.startsWith(`${name}{`) || line.startsWith(`${name} `));
+  const wanted = lines.filter((line) => labels.every((label) => line.includes(label)));
+  return wanted.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(" "))), 0);
+}
+
+/**
+ * The suites' configuration: two listeners, one more for HTTP/2 by prior knowledge where a port is given, and a route for each
+ * thing that is configured and not negotiated.
+ */
+export function config({ plain, prior, tls, admin, backend, cert, key, drain = "5s" }) {
   return `version: 1
 listeners:
   - { name: plain, bind: "127.0.0.1:${plain}" }
-  - name: tls
+${prior ? `  - { name: prior, bind: "127.0.0.1:${prior}", protocols: [h2, http/1.1] }\n` : ""}  - name: tls
     bind: "127.0.0.1:${tls}"
     tls: { certificates: [{ cert: ${JSON.stringify(cert)}, key: ${JSON.stringify(key)} }] }
 routes:
@@ -83,6 +103,19 @@ export async function start(binary, text, admin) {
   const proxy = {
     exited, log,
     signal: (name) => child.kill(name),
+    /** Puts a changed configuration in force, by HUP: one more route that nothing takes. */
+    async reload() {
+      const done = () => metric(admin, "wsluice_config_reloads_total", 'result="done"');
+      const before = await done();
+      const more = `routes:\n  - { name: more-${before}, match: { hosts: [more.test] }, upstream: backend }`;
+      writeFileSync(file, readFileSync(file, "utf8").replace(/routes:(\n  - \{ name: more-.*)?/, more));
+      child.kill("SIGHUP");
+      // The file is watched as well: whichever is first.
+      while (await done() === before) {
+        if (gone) throw new Error(`wsluice has ended:\n${log()}`);
+        await pause(20);
+      }
+    },
     async stop() {
       if (!gone) child.kill("SIGKILL");
       await exited;

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Drives a built wsluice with peers that nobody here wrote: npm's ws, Python's websockets, h2 with wsproto, headless
-# Chromium; and with tokens that nobody here made.
+# Drives a built wsluice with peers that nobody here wrote: npm's ws, Python's websockets, h2 with wsproto, node's http2,
+# curl, h2load, headless Chromium and Firefox; and with tokens that nobody here made.
 #
 #   tests/clients/run.sh target/release/wsluice [SCREENSHOT.png]
 #
-# Installs what is missing: the npm and Python packages beside this script, Debian's Chromium for the system.
+# Installs what is missing: the npm and Python packages beside this script; browsers, curl and h2load from Debian for the
+# system.
 # Needs node 20, python 3.11 and openssl. Ends only processes that it started.
 set -euo pipefail
 
@@ -19,9 +20,14 @@ say "packages"
 PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci --no-audit --no-fund --loglevel=error
 [ -x .venv/bin/python ] || python3 -m venv .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-if ! [ -x "${CHROMIUM:-/usr/bin/chromium}" ]; then
+need=()
+[ -x "${CHROMIUM:-/usr/bin/chromium}" ] || need+=(chromium)
+[ -x "${FIREFOX:-/usr/bin/firefox-esr}" ] || need+=(firefox-esr)
+command -v curl > /dev/null || need+=(curl)
+command -v h2load > /dev/null || need+=(nghttp2-client)
+if [ ${#need[@]} -gt 0 ]; then
   apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium > /dev/null
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}" > /dev/null
 fi
 
 # A certificate of this run alone, which the clients are told to trust.
@@ -43,6 +49,7 @@ suite() {
 suite "npm ws" node ws.mjs "$binary"
 suite "Python websockets" .venv/bin/python websockets_suite.py "$binary"
 suite "HTTP/2 by Python's h2 and wsproto" .venv/bin/python http2_suite.py "$binary"
+suite "HTTP/2 by node, curl and h2load" node http2.mjs "$binary"
 suite "tokens of jose, PyJWT and Authlib" node tokens.mjs "$binary"
 suite "live sessions through upgrades" node upgrades.mjs "$binary"
 suite "Chromium on the demo page" node chromium.mjs "$binary" "$screenshot"
