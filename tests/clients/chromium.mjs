@@ -4,7 +4,10 @@
 //   node chromium.mjs https://127.0.0.1:8443/ [SCREENSHOT]      visits one that runs
 //
 // The browser keeps to loopback: its own background traffic is switched off.
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { start_demo } from "./proxy.mjs";
 import { check, finish, run } from "./report.mjs";
 
@@ -18,11 +21,14 @@ const demo = /^https?:/.test(target) ? { page_url: target } : await start_demo(t
 const { page_url } = demo;
 const DEADLINE_MS = 20_000;
 
+const scratch = mkdtempSync(join(tmpdir(), "wsluice-chromium-"));
+const net_log = join(scratch, "net-log.json");
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
   args: [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--no-proxy-server",
+    `--log-net-log=${net_log}`, "--net-log-capture-mode=IncludeSensitive",
   ],
 });
 const page = await browser.newPage({ ignoreHTTPSErrors: true, viewport: { width: 1240, height: 1000 } });
@@ -175,4 +181,24 @@ if (demo.signal) {
   });
 }
 await browser.close();
+
+if (secure && !process.env.WITHOUT_PROXY) {
+  await run("Chromium's own log: page, events and WebSockets went over one connection of HTTP/2", () => {
+    const { constants, events } = JSON.parse(readFileSync(net_log, "utf8"));
+    const { host } = new URL(page_url);
+    const sent = events.filter(({ type }) => type === constants.logEventTypes.HTTP2_SESSION_SEND_HEADERS);
+    const requests = sent.map(({ source, params }) => ({ connection: source.id, headers: params.headers }));
+    const here = requests.filter(({ headers }) => headers.includes(`:authority: ${host}`));
+    const sockets = here.filter(({ headers }) => headers.includes(":protocol: websocket"));
+    const [first] = here.filter(({ headers }) => headers.includes(":method: GET") && headers.includes(":path: /"));
+    check(sockets.length >= 8, `${sockets.length} WebSockets by extended CONNECT`);
+    check(sockets.every(({ headers }) => headers.includes(":method: CONNECT")), "they are CONNECT");
+    const connections = new Set(here.map(({ connection }) => connection));
+    check(first && connections.size === 1, `${connections.size} connections for ${here.length} requests`);
+    const old = events.filter(({ type }) => type === constants.logEventTypes.HTTP_TRANSACTION_SEND_REQUEST_HEADERS);
+    check(!old.some(({ params }) => params?.headers.includes(`Host: ${host}`)), "a request went over HTTP/1.1");
+    console.log(`        ${here.length} requests, ${sockets.length} of them WebSockets`);
+  });
+}
+rmSync(scratch, { recursive: true, force: true });
 finish();

@@ -53,6 +53,7 @@ suite "HTTP/2 by node, curl and h2load" node http2.mjs "$binary"
 suite "tokens of jose, PyJWT and Authlib" node tokens.mjs "$binary"
 suite "live sessions through upgrades" node upgrades.mjs "$binary"
 suite "Chromium on the demo page" node chromium.mjs "$binary" "$screenshot"
+suite "Chromium and Firefox on HTTP/2" node browsers.mjs "$binary"
 
 if [ ${#failed[@]} -gt 0 ]; then
   say "failed: ${failed[*]}"
