@@ -16,12 +16,15 @@ logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 class Hypercorn:
     """Pages, and WebSockets that echo."""
 
-    def __init__(self):
-        self.accepted = 0
-        self.end = asyncio.Event()
+    def __init__(self, buffer=None):
+        """With `buffer`, the kernel holds about so many bytes of each connection that were not read yet."""
+        self.accepted, self.buffer = 0, buffer
+        self.end, self.go_on = asyncio.Event(), asyncio.Event()
 
     async def __aenter__(self):
         listening = socket.create_server(("127.0.0.1", 0))
+        if self.buffer is not None:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.buffer)  # its connections inherit it
         self.port = listening.getsockname()[1]
         config = hypercorn.config.Config()
         # It takes the socket and closes it.
@@ -30,8 +33,14 @@ class Hypercorn:
         return self
 
     async def __aexit__(self, *_):
+        self.release()
         self.end.set()
         await asyncio.wait([self.serving])
+
+    def release(self):
+        """Has the sessions that are stuck read on: a lost client's waits until its server has taken what came."""
+        self.go_on.set()
+        self.go_on = asyncio.Event()
 
     async def answer(self, scope, receive, send):
         query = dict(urllib.parse.parse_qsl(scope.get("query_string", b"").decode(), keep_blank_values=True))
@@ -61,6 +70,6 @@ class Hypercorn:
         if "greet" in query:
             await send({"type": "websocket.send", "bytes": bytes(4 * MIB)})
         if "stuck" in query:
-            await self.end.wait()
+            await self.go_on.wait()
         while (event := await receive())["type"] == "websocket.receive":
             await send({"type": "websocket.send", "text": event.get("text"), "bytes": event.get("bytes")})

@@ -208,11 +208,12 @@ class Connection:
             case events.StreamEnded():
                 stream.finish("end")
 
-    async def request(self, headers, end=True):
+    async def request(self, headers, end=True, flush=True):
         ident = self.h2.get_next_available_stream_id()
         stream = self.streams[ident] = Stream(self, ident)
         self.h2.send_headers(ident, headers, end_stream=end)
-        await self.flush()
+        if flush:
+            await self.flush()
         return stream
 
     def head(self, method, path, *more):

@@ -461,6 +461,55 @@ async def too_many_streams(site):
     await site.serves()
 
 
+async def cancelled_together(site):
+    """A page asks for a lot and is left at once, as a browser may: a session on the same connection lives on."""
+    for port, tls in site.ports:
+        async with await Connection.open(port, tls) as connection:
+            session = await connection.websocket("/")
+            streams = [await connection.request(connection.head("GET", "/?large="), flush=False) for _ in range(60)]
+            for stream in streams:
+                connection.h2.reset_stream(stream.id, CANCEL)
+            await connection.flush()
+            await session.send("still here")
+            same(await session.receive(), "still here", "echo")
+            same(connection.goaways, [], "GOAWAYs")
+
+
+async def small_messages(site):
+    """Sessions whose servers read nothing, and clients that send small messages within the windows: no other session is hurt."""
+    for port, tls in site.ports:
+        async with await Connection.open(port, tls) as connection:
+            session = await connection.websocket("/")
+            before = site.proxy.resident()
+            stuck = [await connection.websocket("/?stuck=") for _ in range(8)]
+            await asyncio.gather(*(fill(connection, each.stream.id) for each in stuck))
+            for each in stuck:
+                message = b"\x82\x81\0\0\0\0x"  # of one byte
+                count = connection.h2.local_flow_control_window(each.stream.id) // len(message)
+                connection.writer.write(frame(DATA, 0, each.stream.id, message) * count)
+                await connection.writer.drain()
+            await session.send("still here")
+            same(await session.receive(), "still here", "echo")
+            same(connection.goaways, [], "GOAWAYs")
+            grown = site.proxy.resident() - before
+            assert grown < 96 * MIB, f"{grown} bytes more than before"
+
+
+async def fill(connection, stream, left=100_000):
+    """Sends until the server takes nothing, and leaves some of the window."""
+    while True:
+        while connection.h2.local_flow_control_window(stream) > left:
+            connection.h2.send_data(stream, struct.pack("!BBH", 0x82, 0xFE, 16_000) + bytes(4 + 16_000))
+            await connection.flush()
+        for _ in range(20):  # what the server takes is given back, in parts; that it takes nothing is told by nothing
+            await connection.ping()
+            if connection.h2.local_flow_control_window(stream) > left:
+                break
+            await asyncio.sleep(0.02)
+        else:
+            return
+
+
 async def garbage(site):
     """What is no HTTP/2 behind the preface, and prefaces that are none."""
     for port, tls in site.ports:
@@ -476,7 +525,7 @@ def told(what, name):
 
 
 async def hostile(report, binary, trust):
-    async with Hypercorn() as backend, Proxy(binary, backend.port) as proxy:
+    async with Hypercorn(buffer=64 * 1024) as backend, Proxy(binary, backend.port) as proxy:
         site = Site(proxy, backend, trust)
         await report.run("before the attack: a page and a session", site.serves)
         at_first = proxy.resident()
@@ -493,8 +542,11 @@ async def hostile(report, binary, trust):
         await report.run("heads that unpack to gigabytes", lambda: packed_heads(site))
         await report.run("windows that stay closed", lambda: closed_windows(site))
         await report.run("more than the window", lambda: more_than_the_window(site))
+        await report.run_known("requests cancelled together hurt no session", lambda: cancelled_together(site))
+        await report.run_known("small messages that nobody takes hurt no other session", lambda: small_messages(site))
 
         async def nothing_is_left():
+            backend.release()
             await site.serves()
             await proxy.becomes(0, "wsluice_http2_streams_active")
             await proxy.becomes(0, "wsluice_http2_connections_active")
