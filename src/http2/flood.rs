@@ -36,9 +36,17 @@ impl Allowance {
     }
 
     /// Counts a frame that was sent to the peer.
-    pub fn sent(&mut self, frame: FrameHeader) {
-        if frame.kind == kind::DATA && frame.length > 0 {
-            self.bring(DATA_BRINGS);
+    ///
+    /// # Errors
+    /// If it was one too many of those that the peer causes by its mistakes: resets.
+    pub fn sent(&mut self, frame: FrameHeader, now: MonotonicTime) -> Result<(), Flooded> {
+        match frame.kind {
+            kind::DATA if frame.length > 0 => {
+                self.bring(DATA_BRINGS);
+                Ok(())
+            }
+            kind::RST_STREAM => self.spend(RESET_COSTS, now),
+            _ => Ok(()),
         }
     }
 
@@ -57,6 +65,10 @@ impl Allowance {
             kind::RST_STREAM => RESET_COSTS,
             _ => 1,
         };
+        self.spend(cost, now)
+    }
+
+    fn spend(&mut self, cost: u32, now: MonotonicTime) -> Result<(), Flooded> {
         if self.left < cost {
             self.fill(now);
         }
@@ -104,7 +116,7 @@ mod tests {
         assert_eq!(flood(FrameHeader { length: 1, kind: kind::DATA }), 10_000);
         let mut allowance = Allowance::new(at(0));
         for _ in 0..100_000 {
-            allowance.sent(FrameHeader { length: 16_384, kind: kind::DATA });
+            allowance.sent(FrameHeader { length: 16_384, kind: kind::DATA }, at(1)).unwrap();
             let window = FrameHeader { length: 4, kind: 8 };
             assert_eq!([allowance.received(window, at(1)), allowance.received(window, at(1))], [Ok(()), Ok(())]);
         }

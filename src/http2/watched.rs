@@ -1,4 +1,7 @@
-//! A connection whose frames are watched on their way.
+//! A connection whose frames are watched on their way, and which gives its streams their turns.
+//!
+//! h2 reads as long as there is something to read. A burst of small frames would all be kept before the first of their streams
+//! could take any, so reading pauses now and then.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -22,22 +25,35 @@ pub struct Watched<S, W> {
     io: S,
     received: FrameReader,
     sent: FrameReader,
+    /// What was read since there last was nothing to read, or a pause.
+    read_on: usize,
     watcher: W,
 }
+
+/// How much is read before the streams have their turn.
+const READ_ON_MAX: usize = 64 * 1024;
 
 impl<S, W: FrameWatcher> Watched<S, W> {
     /// Watches the frames of `io`.
     pub fn new(io: S, watcher: W) -> Watched<S, W> {
-        Watched { io, received: FrameReader::of_client(), sent: FrameReader::of_server(), watcher }
+        Watched { io, received: FrameReader::of_client(), sent: FrameReader::of_server(), read_on: 0, watcher }
     }
 }
 
 impl<S: AsyncRead + Unpin, W: FrameWatcher + Unpin> AsyncRead for Watched<S, W> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Watched { io, received, watcher, .. } = self.get_mut();
+        let Watched { io, received, read_on, watcher, .. } = self.get_mut();
+        if *read_on >= READ_ON_MAX {
+            *read_on = 0;
+            // Behind the tasks that are ready.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let read = Pin::new(io).poll_read(cx, buf);
-        received.read(&buf.filled()[before..], |frame| watcher.received(frame));
+        let bytes = &buf.filled()[before..];
+        received.read(bytes, |frame| watcher.received(frame));
+        *read_on = if read.is_pending() { 0 } else { *read_on + bytes.len() };
         read
     }
 }

@@ -50,8 +50,8 @@ pub enum Failure {
     /// An extended CONNECT for another protocol than WebSocket (RFC 8441 §4, RFC 9220 §3).
     #[error("this protocol is not supported")]
     Protocol,
-    /// It is no HTTP/1.1 request; carries the reason.
-    #[error("no valid HTTP/1.1 request: {0}")]
+    /// It is no request of HTTP; carries the reason.
+    #[error("no valid HTTP request: {0}")]
     Malformed(String),
     /// The request line is longer than any URI may be.
     #[error("the request's target is over 64 KiB")]

@@ -77,6 +77,9 @@ pub enum OfferError {
     /// A handshake has no body: peers could disagree about what follows it.
     #[error("a WebSocket handshake has no body")]
     Body,
+    /// The client has ended its direction with its request (END_STREAM): it could send nothing.
+    #[error("the client has ended its direction of the stream already")]
+    Ended,
     /// Subprotocols are distinct tokens (RFC 6455 §4.1).
     #[error("`Sec-WebSocket-Protocol` must be a list of distinct tokens")]
     Subprotocols,

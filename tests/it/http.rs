@@ -744,12 +744,12 @@ async fn what_is_no_http_is_told_so_counted_and_logged() {
     let site = Site::start(&[]).await;
     let mut lines = 0;
     for (request, status, said) in [
-        ("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "malformed: no valid HTTP/1.1 request: the target has a space"),
-        ("GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n", 400, "malformed: no valid HTTP/1.1 request: a line"),
-        ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400, "malformed: no valid HTTP/1.1 request: "),
-        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", 400, "malformed: no valid HTTP/1.1 request: "),
-        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "malformed: no valid HTTP/1.1 request: "),
-        ("\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n", 400, "malformed: no valid HTTP/1.1 request: "),
+        ("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "malformed: no valid HTTP request: the target has a space"),
+        ("GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n", 400, "malformed: no valid HTTP request: a line"),
+        ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400, "malformed: no valid HTTP request: "),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", 400, "malformed: no valid HTTP request: "),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "malformed: no valid HTTP request: "),
+        ("\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n", 400, "malformed: no valid HTTP request: "),
     ] {
         let (head, body) = site.refused(request).await;
         assert_eq!(head.status(), status, "{request:?}");

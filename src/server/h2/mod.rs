@@ -42,6 +42,8 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 /// The largest window (RFC 9113 §6.9.1).
 const WINDOW_MAX: u32 = (1 << 31) - 1;
+/// How many streams may be opened and reset before the first of them is looked at, however few may be open.
+const PENDING_RESETS_MIN: u32 = 100;
 /// How long a client may take to close a connection without streams once it was told to.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -62,10 +64,16 @@ pub(super) async fn serve(
     let timed = timed.with_sessions(Arc::clone(shared.sessions()));
     let io = Watched::new(timed, Watcher::new(&shared, &is_flooded));
     let first_due = Instant::now() + timeouts.headers.duration();
+    let connection_window = STREAM_WINDOW.saturating_mul(limits.streams).min(WINDOW_MAX);
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(STREAM_WINDOW.saturating_mul(limits.streams).min(WINDOW_MAX))
+        .initial_connection_window_size(connection_window)
+        // What small frames cost beside their bytes, while they wait for their streams.
+        .data_frame_budget(connection_window as usize)
+        // Floods are for the watcher to judge: a client may give up all its streams at once.
+        .max_pending_accept_reset_streams(limits.streams.max(PENDING_RESETS_MIN) as usize)
+        .max_local_error_reset_streams(None)
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(u32::try_from(limits.header_bytes.len()).unwrap_or(u32::MAX));

@@ -7,11 +7,27 @@ use http::{HeaderMap, Method};
 use crate::header::length::{self, LengthError};
 use crate::ws::handshake::ExtendedConnect;
 
+/// Why a head is malformed, though h2 takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Malformed {
+    /// Of several lengths, h2 looks at the first alone.
+    #[error(transparent)]
+    Length(#[from] LengthError),
+    /// It is for something that is not spoken here.
+    #[error("its :scheme is neither http nor https")]
+    Scheme,
+}
+
 /// Makes the head neutral: cookies and the length in one line, and an extended CONNECT for a WebSocket as a GET with a mark.
 ///
 /// # Errors
-/// If it says several lengths. Of these, h2 looks at the first alone.
-pub(super) fn neutralise(parts: &mut Parts) -> Result<(), LengthError> {
+/// If it cannot be read in one way.
+pub(super) fn neutralise(parts: &mut Parts) -> Result<(), Malformed> {
+    if let Some(scheme) = parts.uri.scheme_str()
+        && !matches!(scheme, "http" | "https")
+    {
+        return Err(Malformed::Scheme);
+    }
     if let Some(protocol) = parts.extensions.remove::<h2::ext::Protocol>() {
         let extended = ExtendedConnect::of(protocol.as_str());
         parts.extensions.insert(extended);
@@ -20,7 +36,7 @@ pub(super) fn neutralise(parts: &mut Parts) -> Result<(), LengthError> {
         }
     }
     join_cookies(&mut parts.headers);
-    length::join_lines(&mut parts.headers)
+    Ok(length::join_lines(&mut parts.headers)?)
 }
 
 /// RFC 9113 §8.2.3: a client may send each cookie in a line of its own; elsewhere there is one line.

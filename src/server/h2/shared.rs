@@ -154,6 +154,8 @@ impl FrameWatcher for Watcher {
             kind::GOAWAY => self.metrics().http2.goaway_out.inc(),
             _ => {}
         }
-        self.allowance.sent(frame);
+        if self.allowance.sent(frame, clock::coarse()).is_err() {
+            self.is_flooded.store(true, Ordering::Relaxed);
+        }
     }
 }

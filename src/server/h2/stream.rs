@@ -26,7 +26,7 @@ use crate::proxy::upgrade::PendingUpgrade;
 use crate::proxy::{Proxy, ProxyResponse};
 use crate::session::SessionEntry;
 use crate::session::registry::Guard;
-use crate::ws::handshake::ExtendedConnect;
+use crate::ws::handshake::{ExtendedConnect, OfferError};
 
 /// A session whose answer is on its way.
 type Opened = (Box<PendingUpgrade>, DownstreamIo, Guard<SessionEntry>);
@@ -60,6 +60,7 @@ pub(super) async fn serve(
     let proxy = shared.listener.proxy.load_full();
     let failure = match judged {
         Err(error) => Some(Failure::Malformed(error.to_string())),
+        Ok(()) if tunnel.as_ref().is_some_and(RecvStream::is_end_stream) => Some(Failure::Offer(OfferError::Ended)),
         Ok(()) if parts.headers.len() > shared.settings.limits.headers as usize => Some(Failure::HeadTooLarge),
         Ok(()) => None,
     };
