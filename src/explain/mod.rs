@@ -121,6 +121,7 @@ pub fn explain(loaded: &Loaded, asked: &AskedRequest) -> Result<Explanation, Exp
 fn without_files(loaded: &Loaded) -> Loaded {
     let mut loaded = loaded.clone();
     loaded.file.admin = None;
+    loaded.file.shared = None;
     for listener in &mut loaded.file.listeners {
         listener.tls = None;
     }
@@ -405,6 +406,10 @@ impl Steps<'_> {
             let both: Vec<String> = [sessions, handshakes].into_iter().flatten().collect();
             let text = format!("each client, told by {by}: {}", both.join(", "));
             self.line("limits", text, Some(&limits.key("per_client")));
+            if let Some(redis) = self.file.shared.as_ref().and_then(|shared| shared.redis.as_ref()) {
+                let text = format!("on all instances together, which {} counts", redis.url.server());
+                self.line("", text, Some(&KeyPath::root().key("shared").key("redis")));
+            }
         }
         if let (false, OrOff::Set(limit)) = (asked.is_handshake, route.limits.body) {
             self.line("limits", format!("a body of at most {limit}"), Some(&limits.key("body")));

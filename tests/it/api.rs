@@ -784,6 +784,9 @@ async fn each_curl_of_the_readme_does_what_it_says() {
         closed,
         none,
         nobodys,
+        denied,
+        all_denied,
+        allowed,
         drained,
         drains,
         ended,
@@ -800,6 +803,8 @@ async fn each_curl_of_the_readme_does_what_it_says() {
     assert!(expires.starts_with("2099-12-31T1"), "{expires}");
     assert_eq!((closed, none), (&json!({ "closing": 1 }), &json!({ "closing": 0 })));
     assert_eq!(nobodys, none);
+    assert_eq!((&denied["subject"], &denied["reason"]), (&json!("ann"), &json!("spam")));
+    assert_eq!((all_denied, allowed), (&json!({ "denied": [denied], "shared": false }), &json!({ "ended": true })));
     // The closed one may still be there, until its client has answered.
     assert!(drained["closing"].as_u64().is_some_and(|count| count == 1 || count == 2), "{drained}");
     assert_eq!((&drains["drains"][0]["endpoint"], ended), (&json!(url), &json!({ "ended": true })));

@@ -345,3 +345,19 @@ fn each_policy_that_lets_a_request_pass_is_told() {
         assert!(!others.iter().any(|part| told.contains(part)), "{told}");
     }
 }
+
+#[cfg(feature = "redis")]
+#[test]
+fn limits_that_instances_share_are_told_without_the_store_and_the_files_of_its_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("wsluice.yaml");
+    let text = "routes: [{ name: a, upstream: a, limits: { per_client: { sessions: 5 } } }]\n\
+                upstreams: { a: { endpoints: [ws://127.0.0.1:1] } }\n\
+                shared: { redis: { url: 'rediss://me:hunter2@redis.test', tls: { ca: /nowhere/ca.crt } } }\n";
+    std::fs::write(&file, text).unwrap();
+    let output = run(&["check", "--config", file.to_str().unwrap(), "--request", "ws://127.0.0.1:8080/"]);
+    let (out, err) = crate::process::text(&output);
+    assert_eq!((output.status.code(), err.as_str()), (Some(0), ""), "{out}");
+    assert!(out.contains("on all instances together, which redis.test:6379 counts"), "{out}");
+    assert!(!out.contains("hunter2"), "{out}");
+}
