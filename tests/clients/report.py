@@ -31,19 +31,6 @@ class Report:
             self.passed += 1
             print(f"ok      {name}", flush=True)
 
-    async def run_known(self, name, case):
-        """Runs a case that is known to fail. Once it does not, it is to be told apart no more."""
-
-        async def fails():
-            try:
-                async with asyncio.timeout(DEADLINE / 2):
-                    await case()
-            except Exception:
-                return
-            raise AssertionError("a known fault has gone")
-
-        await self.run(f"{name} (a known fault)", fails)
-
     async def run_all(self, scheme, cases):
         for name in dir(cases):
             if "_" in name and not name.startswith("_"):
