@@ -19,7 +19,7 @@ use crate::header::forwarded::ForwardedRequest;
 use crate::header::hop_by_hop::{self, HopByHopFields};
 use crate::header::{Host, forwarded, trailers};
 use crate::policy::balance_key::{self, Keyed};
-use crate::upstream::handshake::RequestHead;
+use crate::upstream::request_head::RequestHead;
 use crate::ws::handshake::HandshakeOffer;
 
 /// A request with its route found.

@@ -35,7 +35,8 @@ use crate::session::{self, AuthenticatedClient, RouteSessions, Session, SessionC
 use crate::upstream::connect::{ConnectError, UpstreamIo};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::endpoint_state::{ConnectionPermit, EndpointState, SessionPermit};
-use crate::upstream::handshake::{self, HandshakeError, HandshakeReply, RequestHead, Switched};
+use crate::upstream::handshake::{self, HandshakeError, HandshakeReply, Switched};
+use crate::upstream::request_head::RequestHead;
 use crate::ws::handshake::{HandshakeAnswer, HandshakeOffer, OfferError, key};
 use crate::ws::tunnel::Tunnel;
 

@@ -7,7 +7,6 @@
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
-use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -23,18 +22,16 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::base::labels::labels;
-use crate::header::field_line;
 use crate::header::hop_by_hop::HopByHopFields;
 use crate::net::pool::{self, Buffer, BufferSize};
 use crate::net::stream::Prefixed;
+use crate::upstream::request_head::RequestHead;
 use crate::ws::handshake::{self, AnswerError, HandshakeAnswer, HandshakeOffer, HeaderFields, WebSocketKey};
 
 /// The longest response head that is read; nginx reads 8 KiB by default, cookies of some applications need more.
 const HEAD_BYTES_MAX: usize = BufferSize::Medium.bytes();
 /// The most headers of a response, as hyper's default.
 const HEADERS_MAX: usize = 100;
-/// The usual size of a request head: a browser's, with ordinary cookies.
-const HEAD_BYTES_USUAL: usize = 1024;
 /// The most interim responses before the real one.
 const INTERIM_MAX: usize = 8;
 
@@ -79,7 +76,7 @@ pub enum HandshakeError {
     #[error("the endpoint sent over {INTERIM_MAX} interim responses")]
     Interims,
     /// The 101 is invalid.
-    #[error("the endpoint's 101 is false")]
+    #[error("the endpoint's answer, which opens the WebSocket, is false")]
     False(#[from] AnswerError),
     /// hyper could not read the response.
     #[error("the endpoint's answer could not be read")]
@@ -94,72 +91,6 @@ labels! {
         | HandshakeError::Interims
         | HandshakeError::Answer(_) => "bad_response",
         HandshakeError::False(_) => "false_101",
-    }
-}
-
-/// A request head as written: first what the handshake needs, then the fields that are passed on, one by one.
-#[derive(Debug)]
-pub struct RequestHead {
-    bytes: Vec<u8>,
-    key: Range<usize>,
-}
-
-impl RequestHead {
-    /// Begins a request for `path` and `query` at `host`, if there is one.
-    pub fn new(path: &str, query: Option<&str>, host: Option<&[u8]>) -> RequestHead {
-        let mut head = RequestHead { bytes: Vec::with_capacity(HEAD_BYTES_USUAL), key: 0..0 };
-        head.push(&[b"GET ", path.as_bytes()]);
-        if let Some(query) = query {
-            head.push(&[b"?", query.as_bytes()]);
-        }
-        head.push(&[b" HTTP/1.1\r\n"]);
-        // RFC 9110 §7.2: Host comes first.
-        if let Some(host) = host {
-            head.line("Host", host);
-        }
-        // The names are spelled as in RFC 6455: some servers compare them case-sensitively.
-        head.push(&[b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: "]);
-        head.key = head.bytes.len()..head.bytes.len() + size_of::<WebSocketKey>();
-        head.push(&[&WebSocketKey::default(), b"\r\n"]);
-        head
-    }
-
-    /// Adds a field, unless the handshake writes it itself. `name` is in lower case.
-    pub fn field(&mut self, name: &str, value: &[u8]) {
-        match name {
-            "host" | "upgrade" | "connection" | "sec-websocket-key" | "content-length" => {}
-            "sec-websocket-version" => self.line("Sec-WebSocket-Version", value),
-            "sec-websocket-protocol" => self.line("Sec-WebSocket-Protocol", value),
-            "sec-websocket-extensions" => self.line("Sec-WebSocket-Extensions", value),
-            other => self.line(other, value),
-        }
-    }
-
-    /// Ends the head.
-    pub fn end(mut self) -> RequestHead {
-        self.push(&[b"\r\n"]);
-        self
-    }
-
-    /// Returns the head as text, for people; there is no key in it yet.
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.bytes).replace(&"\0".repeat(self.key.len()), "(16 random bytes)")
-    }
-
-    /// Returns the head with `key` in it.
-    fn keyed(&mut self, key: &WebSocketKey) -> &[u8] {
-        self.bytes[self.key.clone()].copy_from_slice(key);
-        &self.bytes
-    }
-
-    fn line(&mut self, name: &str, value: &[u8]) {
-        field_line::append(&mut self.bytes, name, value);
-    }
-
-    fn push(&mut self, parts: &[&[u8]]) {
-        for part in parts {
-            self.bytes.extend_from_slice(part);
-        }
     }
 }
 
@@ -178,7 +109,7 @@ pub async fn open<T>(
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    io.write_all(head.keyed(key)).await.map_err(HandshakeError::Io)?;
+    io.write_all(head.upgrade(key)).await.map_err(HandshakeError::Io)?;
     io.flush().await.map_err(HandshakeError::Io)?;
     let (mut buffer, mut end) = first_read(&mut io).await?;
     let mut start = 0;

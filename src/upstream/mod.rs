@@ -18,6 +18,7 @@ pub mod pool;
 pub mod pooled;
 pub mod reach;
 pub mod queue;
+pub mod request_head;
 pub mod set;
 pub mod websocket;
 

@@ -205,7 +205,7 @@ pub struct HandshakeAnswer {
     pub extensions: Vec<Extension>,
 }
 
-/// Why a 101 is refused.
+/// Why an answer that opens a WebSocket is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
     /// RFC 6455 §4.1 requires `Connection: Upgrade`, and `Upgrade: websocket` without another protocol.
@@ -215,10 +215,10 @@ pub enum AnswerError {
     #[error("the 101 has a wrong or no `Sec-WebSocket-Accept`")]
     Accept,
     /// The server chose a subprotocol that was not offered, or several.
-    #[error("the 101 chose a subprotocol that was not offered: {0:?}")]
+    #[error("the server chose a subprotocol that was not offered: {0:?}")]
     Subprotocol(String),
     /// The server chose an extension that was not offered, or not with these parameters.
-    #[error("the 101 chose an extension that was not offered: {0:?}")]
+    #[error("the server chose an extension that was not offered: {0:?}")]
     Extension(String),
 }
 
@@ -246,6 +246,22 @@ impl HandshakeAnswer {
         if single(fields, &SEC_WEBSOCKET_ACCEPT).map(str::as_bytes) != Some(&accept_for(key)) {
             return Err(AnswerError::Accept);
         }
+        HandshakeAnswer::read(fields, offer)
+    }
+
+    /// Judges the fields of a 200 that answers `offer`, sent by an extended CONNECT (RFC 8441 §5.1): as those of a 101, but
+    /// the status alone says that it is open.
+    ///
+    /// # Errors
+    /// Returns the first rule that the 200 breaks.
+    pub fn from_extended_connect(
+        fields: &impl HeaderFields,
+        offer: &HandshakeOffer,
+    ) -> Result<HandshakeAnswer, AnswerError> {
+        HandshakeAnswer::read(fields, offer)
+    }
+
+    fn read(fields: &impl HeaderFields, offer: &HandshakeOffer) -> Result<HandshakeAnswer, AnswerError> {
         let mut chosen = tokens(fields, &SEC_WEBSOCKET_PROTOCOL);
         let subprotocol = match chosen.next() {
             None => None,

@@ -1,6 +1,7 @@
 //! What an endpoint answers to a handshake, as bytes: however they are cut, the same is made of them.
 
-use wsluice::upstream::handshake::{HandshakeError, HandshakeReply, RequestHead, open};
+use wsluice::upstream::handshake::{HandshakeError, HandshakeReply, open};
+use wsluice::upstream::request_head::RequestHead;
 use wsluice::ws::handshake::{Extension, HandshakeAnswer, HandshakeOffer, accept_for};
 
 use super::stream::{Script, block_on};
