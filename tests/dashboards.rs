@@ -59,6 +59,7 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
         tcp: Default::default(),
         sources: None,
         reach: None,
+        protocol: Default::default(),
     };
     let _keys =
         auth::KeySources::new(auth::metrics::Metrics::register(&registry).unwrap()).of(&url, None, connector.clone());

@@ -74,7 +74,7 @@ pub use schema::route::{
 pub use schema::shared::{OnSharedFailure, RedisConfig, SharedConfig};
 pub use schema::sticky::{CookieSameSite, CookieSecure, StickyConfig};
 pub use schema::tcp::TcpConfig;
-pub use schema::upstream::{Balance, UpstreamConfig};
+pub use schema::upstream::{Balance, UpstreamConfig, UpstreamProtocol};
 pub use schema::upstream_lost::{OnUpstreamLost, SentCode};
 pub use value::address::{Bind, EndpointUrl};
 pub use value::edits::{HeaderEditsConfig, HeaderSet};

@@ -98,6 +98,25 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
+    send_noted(stream, body, announced, limit, stalls, || {}).await
+}
+
+/// Does the same, and calls `moved` whenever the peer has taken something.
+///
+/// # Errors
+/// See [`SendError`].
+pub async fn send_noted<B>(
+    stream: &mut SendStream<Bytes>,
+    body: B,
+    announced: &Announced,
+    limit: Option<Duration>,
+    stalls: IntCounter,
+    moved: impl Fn(),
+) -> Result<(), SendError>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     let mut body = pin!(body);
     let mut stalls = Stalls::new(stalls);
     loop {
@@ -116,7 +135,7 @@ where
         match frame.into_data() {
             Ok(data) => {
                 let is_last = body.is_end_stream();
-                send_data(stream, data, is_last, limit, &mut stalls).await?;
+                send_data(stream, data, is_last, limit, &mut stalls, &moved).await?;
                 if is_last {
                     return Ok(());
                 }
@@ -142,6 +161,7 @@ async fn send_data(
     is_last: bool,
     limit: Option<Duration>,
     stalls: &mut Stalls,
+    moved: &impl Fn(),
 ) -> Result<(), SendError> {
     if data.is_empty() && is_last {
         return Ok(stream.send_data(data, true)?);
@@ -157,6 +177,7 @@ async fn send_data(
             return Err(SendError::Timeout);
         };
         let part = data.split_to(room?);
+        moved();
         stream.send_data(part, is_last && data.is_empty())?;
     }
     Ok(())

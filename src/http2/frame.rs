@@ -13,6 +13,8 @@ pub mod kind {
     pub const HEADERS: u8 = 1;
     /// Ends a stream at once.
     pub const RST_STREAM: u8 = 3;
+    /// What a side asks of the other; without a payload, it acknowledges.
+    pub const SETTINGS: u8 = 4;
     /// Ends a connection, or tells that it will end.
     pub const GOAWAY: u8 = 7;
 }

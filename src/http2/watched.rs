@@ -20,7 +20,7 @@ pub trait FrameWatcher {
     fn sent(&mut self, frame: FrameHeader);
 }
 
-/// A server's side of a connection, from the client's preface on.
+/// One side of a connection, from the client's preface on.
 pub struct Watched<S, W> {
     io: S,
     received: FrameReader,
@@ -34,7 +34,12 @@ pub struct Watched<S, W> {
 const READ_ON_MAX: usize = 64 * 1024;
 
 impl<S, W: FrameWatcher> Watched<S, W> {
-    /// Watches the frames of `io`.
+    /// Watches the frames of `io` from the client's side.
+    pub fn by_client(io: S, watcher: W) -> Watched<S, W> {
+        Watched { io, received: FrameReader::of_server(), sent: FrameReader::of_client(), watcher }
+    }
+
+    /// Watches the frames of `io` from the server's side.
     pub fn new(io: S, watcher: W) -> Watched<S, W> {
         Watched { io, received: FrameReader::of_client(), sent: FrameReader::of_server(), read_on: 0, watcher }
     }

@@ -257,5 +257,8 @@ fn of_handshake(error: &HandshakeError, target: &Target) -> String {
         | HandshakeError::TooLong
         | HandshakeError::Interims
         | HandshakeError::Answer(_) => "this is not an HTTP server: is the port right?".into(),
+        HandshakeError::NoExtendedConnect | HandshakeError::Stream(_) | HandshakeError::Head(_) => {
+            "the server may do better by HTTP/1.1".into()
+        }
     }
 }

@@ -15,7 +15,6 @@ use bytes::Bytes;
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_EXTENSIONS};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
 use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout};
 
@@ -28,6 +27,7 @@ use crate::net::stream::Stream;
 use crate::net::transport::Transport;
 use crate::tls::client;
 use crate::tls::inspect::{self, ShownCertificates};
+use crate::upstream::answer_body::AnswerBody;
 use crate::upstream::connect::UpstreamIo;
 use crate::upstream::handshake::{self, HandshakeReply, Switched};
 use crate::upstream::request_head::RequestHead;
@@ -220,7 +220,7 @@ async fn open(
 }
 
 /// Shows the beginning of a refusal's body, and returns what it means.
-async fn refusal(options: &PingOptions, response: Response<Incoming>, report: &mut Report<'_>) -> PingError {
+async fn refusal(options: &PingOptions, response: Response<AnswerBody>, report: &mut Report<'_>) -> PingError {
     let (parts, body) = response.into_parts();
     let reading = timeout(options.timeout, first_bytes(body)).await;
     report.body(&reading.unwrap_or_default());
@@ -235,7 +235,7 @@ async fn refusal(options: &PingOptions, response: Response<Incoming>, report: &m
 }
 
 /// Reads at most `BODY_BYTES_MAX`.
-async fn first_bytes(body: Incoming) -> Vec<u8> {
+async fn first_bytes(body: AnswerBody) -> Vec<u8> {
     let mut body = Limited::new(body, 16 * BODY_BYTES_MAX);
     let mut kept = vec![];
     while let Some(Ok(frame)) = body.frame().await {

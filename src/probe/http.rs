@@ -4,15 +4,18 @@ use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, USER_AGENT};
-use http::{Request, StatusCode, Uri};
+use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::{AGENT, ANSWER_BYTES_MAX, ProbeError, ProbeStage};
 use crate::health::expect::Expect;
+use crate::upstream::answer_body::AnswerBody;
 use crate::upstream::connect::Connector;
 use crate::upstream::one_exchange;
+use crate::upstream::opener::{self, Alone};
+use crate::upstream::streams::connection::{BeginError, Connection};
+use crate::upstream::streams::exchange;
 
 /// The request, and the expected answer.
 #[derive(Clone, Debug)]
@@ -40,7 +43,7 @@ impl HttpProbe {
         deadline: Instant,
         stage: &mut ProbeStage,
     ) -> Result<(), ProbeError> {
-        let io = connector.connect(deadline).await?;
+        let connected = opener::connect_alone(connector, deadline).await?;
         *stage = ProbeStage::Answer;
         let mut request = Request::new(Empty::<Bytes>::new());
         *request.uri_mut() = self.target.clone();
@@ -49,7 +52,16 @@ impl HttpProbe {
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         headers.extend(self.headers.clone());
-        let (response, _connection) = one_exchange::send(io, request).await.map_err(ProbeError::Http)?;
+        let (response, _connection) = match connected {
+            Alone::Http1(io) => {
+                let sent = one_exchange::send(io, request).await;
+                let (response, connection) = sent.map_err(|error| ProbeError::Http(error.into()))?;
+                (response.map(AnswerBody::Http1), Some(connection))
+            }
+            Alone::Http2(connection) => {
+                (by_stream(&connection, connector, request).await.map_err(ProbeError::Http)?, None)
+            }
+        };
         let status = response.status();
         if !self.is_good(status) {
             return Err(ProbeError::Status(status));
@@ -65,11 +77,24 @@ impl HttpProbe {
     }
 }
 
+/// Asks on the only stream of a connection.
+async fn by_stream(
+    connection: &Connection,
+    connector: &Connector,
+    request: Request<Empty<Bytes>>,
+) -> Result<Response<AnswerBody>, Box<dyn std::error::Error + Send + Sync>> {
+    let place = connection.place().ok_or(BeginError::Ended)?;
+    let (parts, body) = request.into_parts();
+    let head = exchange::head(parts, &connector.scheme(), &connector.authority())?;
+    let body = body.map_err(|never| match never {}).boxed_unsync();
+    Ok(exchange::send(place, head, body, None).await?)
+}
+
 /// Reads the beginning of the body, as much as is checked.
-async fn beginning(mut body: Incoming) -> Result<Vec<u8>, ProbeError> {
+async fn beginning(mut body: AnswerBody) -> Result<Vec<u8>, ProbeError> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(ProbeError::Http)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|error| ProbeError::Http(error.into()))?.into_data() else { continue };
         bytes.extend_from_slice(&data[..data.len().min(ANSWER_BYTES_MAX - bytes.len())]);
         if bytes.len() == ANSWER_BYTES_MAX {
             break;

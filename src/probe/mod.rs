@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::health::threshold::HealthThresholds;
 use crate::upstream::connect::{ConnectError, Connector};
 use crate::upstream::handshake::HandshakeError;
+use crate::upstream::opener::OpenError;
 use crate::upstream::websocket::FrameError;
 use crate::ws::close::CloseCode;
 
@@ -78,7 +79,7 @@ pub enum ProbeError {
     Handshake(#[from] HandshakeError),
     /// No HTTP response, or half of one.
     #[error("no complete HTTP response")]
-    Http(#[source] hyper::Error),
+    Http(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A status that is not a good one.
     #[error("it answered with status {0}")]
     Status(StatusCode),
@@ -104,17 +105,33 @@ pub enum ProbeError {
     Timeout(ProbeStage),
 }
 
+impl From<OpenError> for ProbeError {
+    fn from(error: OpenError) -> ProbeError {
+        match error {
+            OpenError::Connect(error) => error.into(),
+            OpenError::Handshake(error) => error.into(),
+            OpenError::Timeout => ProbeError::Timeout(ProbeStage::Answer),
+        }
+    }
+}
+
 impl ProbeError {
     /// All names used in metrics and logs.
-    pub const LABELS: [&'static str; 16] = [
+    pub const LABELS: [&'static str; 22] = [
         "resolve",
         "connect",
         "connect_timeout",
         "tls",
         "exhausted",
+        "not_http2",
+        "http2",
         "handshake_lost",
         "bad_response",
         "false_101",
+        "no_extended_connect",
+        "stream_refused",
+        "stream_reset",
+        "request_head",
         "status",
         "body",
         "subprotocol",
@@ -126,7 +143,7 @@ impl ProbeError {
     ];
 
     /// Returns the name used in metrics and logs.
-    pub const fn label(&self) -> &'static str {
+    pub fn label(&self) -> &'static str {
         match self {
             ProbeError::Connect(error) => error.label(),
             ProbeError::Handshake(error) => error.label(),
@@ -144,7 +161,7 @@ impl ProbeError {
     }
 
     /// Returns true if it shows nothing about the endpoint.
-    pub const fn is_ours(&self) -> bool {
+    pub fn is_ours(&self) -> bool {
         matches!(self, ProbeError::Connect(error) if error.is_ours())
     }
 }

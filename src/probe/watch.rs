@@ -153,6 +153,7 @@ mod tests {
         let maker = Maker {
             upstream: "chat".into(),
             tls: None,
+            protocol: config::UpstreamProtocol::Auto,
             server_name: None,
             connect_timeout: Duration::from_secs(1),
             workers: 1,

@@ -14,12 +14,13 @@ use tokio::time::{Instant, timeout};
 use super::{AGENT, ANSWER_BYTES_MAX, ProbeError, ProbeStage};
 use crate::health::expect::Expect;
 use crate::upstream::connect::Connector;
-use crate::upstream::handshake::{self, HandshakeReply, Switched};
+use crate::upstream::handshake::{HandshakeReply, Switched};
+use crate::upstream::opener;
 use crate::upstream::request_head::RequestHead;
 use crate::upstream::websocket::{FrameError, WebSocketClient};
 use crate::ws::close::CloseBody;
 use crate::ws::frame::Opcode;
-use crate::ws::handshake::{HandshakeOffer, key};
+use crate::ws::handshake::HandshakeOffer;
 
 /// For the server's answer to our Close, which no verdict waits for.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -52,13 +53,13 @@ impl WebSocket {
         deadline: Instant,
         stage: &mut ProbeStage,
     ) -> Result<(), ProbeError> {
-        let io = connector.connect(deadline).await?;
+        let connected = opener::connect_alone(connector, deadline).await?;
         *stage = ProbeStage::Answer;
         let mut head = self.head(connector);
-        let key = key(fastrand::u128(..).to_ne_bytes());
         let subprotocols = self.subprotocol.iter().cloned().collect();
         let offer = HandshakeOffer { subprotocols, extensions: vec![] };
-        let Switched { io, answer, early, .. } = match handshake::open(io, &mut head, &key, &offer).await? {
+        let reply = opener::open_alone(connector, connected, &mut head, &offer, deadline).await;
+        let Switched { io, answer, early, .. } = match reply? {
             HandshakeReply::Switched(switched) => switched,
             HandshakeReply::Refused(response) => return Err(ProbeError::Status(response.status())),
         };

@@ -16,7 +16,8 @@ use hyper::body::{Body as _, Frame, SizeHint};
 
 use crate::base::clock;
 use crate::base::time::MonotonicTime;
-use crate::upstream::pool::RequestBody;
+use crate::upstream::answer_body::AnswerBodyError;
+use crate::upstream::request_body::RequestBody;
 
 /// The body of an answer.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;
@@ -26,7 +27,7 @@ pub type Body = UnsyncBoxBody<Bytes, BodyError>;
 pub enum BodyError {
     /// Reading it from the endpoint failed.
     #[error("the endpoint's answer ended early")]
-    Cut(#[source] hyper::Error),
+    Cut(#[source] AnswerBodyError),
     /// The endpoint sent nothing of it, or took nothing of the request's body, for too long.
     #[error("the server made no progress for as long as the route's timeouts.body allows")]
     UpstreamTimeout,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
@@ -21,6 +21,7 @@ use super::quota::RoutePermit;
 use super::snapshot::Route;
 use crate::base::clock;
 use crate::base::time::MonotonicTime;
+use crate::upstream::answer_body::AnswerBody;
 use crate::upstream::endpoint_state::{ConnectionPermit, RequestPermit};
 use crate::upstream::pooled::PooledConnection;
 
@@ -86,7 +87,7 @@ impl RequestBodyProgress {
 
 /// The body of an endpoint's answer.
 pub struct RelayedBody {
-    body: Incoming,
+    body: AnswerBody,
     sending: Option<RequestBodyProgress>,
     begun: MonotonicTime,
     /// How long the request's body may stand still.
@@ -104,7 +105,7 @@ pub struct RelayedBody {
 impl RelayedBody {
     /// The `body` of an answer with these `headers`; `sending` is the request's, unless that was a handshake.
     pub fn new(
-        body: Incoming,
+        body: AnswerBody,
         headers: &HeaderMap,
         sending: Option<RequestBodyProgress>,
         route: &Route,
@@ -234,7 +235,7 @@ impl Drop for RelayedBody {
 
 /// Reads what has come of `body` and returns true if that was its end. Then its connection is not its own any more: it may
 /// carry another exchange already, which must not be closed with this one.
-fn has_arrived(body: &mut Incoming) -> bool {
+fn has_arrived(body: &mut AnswerBody) -> bool {
     let mut cx = Context::from_waker(Waker::noop());
     for _ in 0..FRAMES_KEPT_MAX {
         if body.is_end_stream() {
@@ -277,7 +278,7 @@ mod tests {
                 };
                 let request = http::Request::get("/").body(Empty::<Bytes>::new()).unwrap();
                 let (response, ()) = tokio::join!(sender.send_request(request), serving);
-                let mut body = response.unwrap().into_body();
+                let mut body = AnswerBody::Http1(response.unwrap().into_body());
                 for _ in 0..taken {
                     body.frame().await.unwrap().unwrap();
                 }

@@ -3,21 +3,21 @@
 //! Bodies stream both ways and nothing is buffered, so server-sent events and long polls work unchanged. Another
 //! endpoint is tried only if no connection could be made and nothing of the body was read: what may have been sent is
 //! never sent twice. One exception: if a server closed a pooled connection just as it was used again, a request without
-//! a body whose method is idempotent goes once more to the same endpoint, on a new connection. The time for the
+//! a body whose method is idempotent goes once more to the same endpoint, on a new connection; and by HTTP/2, where a server
+//! says what it did not look at, any request whose body is still there. The time for the
 //! response's head counts from the last byte of the request's body, and that body may not stall for too long.
 //! `exchange` handles the end of an exchange whose answer has begun.
 //!
 //! Interim responses end here: hyper answers `Expect: 100-continue` itself when an endpoint reads the body, and cannot
 //! forward a 103.
 
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING};
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use tokio::time::{Instant, timeout};
 
 use super::body::{Awaited, Body, RetryableBody};
@@ -33,11 +33,14 @@ use crate::base::clock;
 use crate::base::error_chain::error_chain;
 use crate::header::content_coding::ContentCoding;
 use crate::header::hop_by_hop;
+use crate::upstream::answer_body::AnswerBody;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::endpoint_state::ConnectionPermit;
-use crate::upstream::pool::{self, RequestBody};
+use crate::upstream::pool;
 use crate::upstream::pooled::{PooledConnection, Uploading};
+use crate::upstream::request_body::RequestBody;
+use crate::upstream::sending::{self, SendError};
 
 /// Judges whether a route takes plain requests.
 ///
@@ -135,7 +138,7 @@ async fn attempt(
     ask: &RequestTemplate<'_>,
     lender: &RetryableBody,
     log: &mut RequestLog,
-) -> Result<(Arc<Endpoint>, ConnectionPermit, Response<Incoming>), Failure> {
+) -> Result<(Arc<Endpoint>, ConnectionPermit, Response<AnswerBody>), Failure> {
     let (upstream, mut now) = (&route.upstream, clock::coarse());
     upstream.request(now);
     let mut tried = Vec::new();
@@ -161,19 +164,23 @@ async fn attempt(
         let started = Instant::now();
         let mut request = ask.request(body);
         // Only a body that takes time is watched on its way.
-        let uploading = (lender.upload().awaited() != Awaited::Nobody).then(|| Uploading::of(&mut request));
-        let connection = || uploading.as_ref().and_then(Uploading::connection);
-        let mut sent = within(route, route.response_timeout, lender, connection, endpoint.pool.send(request)).await?;
+        let mut uploading = (lender.upload().awaited() != Awaited::Nobody).then(|| Uploading::of(&mut request));
+        let connection = || uploading.as_ref().map(Uploading::connection);
+        let mut sent =
+            within(route, route.response_timeout, lender, connection, sending::send(&endpoint, request)).await?;
         // Without the retry budget: each used connection of the pool can cost one request more, and no endpoint has failed.
         if let Some(Err(error)) = &sent
-            && ask.is_repeatable
-            && pool::was_stale(error)
+            && (error.is_unprocessed() || (ask.is_repeatable && error.was_stale()))
             && let Some(body) = lender.lend()
         {
             upstream.metrics.stale_connection();
             tracing::debug!(endpoint = %endpoint.name, error = %error_chain(error), "a used connection was closed: sent again");
             let left = route.response_timeout.saturating_sub(started.elapsed());
-            sent = within(route, left, lender, || None, endpoint.pool.send_anew(ask.request(body))).await?;
+            let mut request = ask.request(body);
+            let again = uploading.is_some().then(|| Uploading::of(&mut request));
+            let connection = || again.as_ref().map(Uploading::connection);
+            sent = within(route, left, lender, connection, sending::send_anew(&endpoint, request)).await?;
+            uploading = again;
         }
         match sent {
             Some(Ok(response)) => {
@@ -184,7 +191,7 @@ async fn attempt(
                 return Ok((endpoint, endpoint_permit, response));
             }
             Some(Err(error)) if error.is_connect() => {
-                let cause = error.source().and_then(|cause| cause.downcast_ref::<ConnectError>());
+                let cause = error.connect_error();
                 if let Some(ConnectError::Exhausted(errno)) = cause {
                     // No endpoint is to blame for it, and another would do no better.
                     return Err(Failure::Connect(ConnectError::Exhausted(*errno)));
@@ -218,9 +225,10 @@ async fn attempt(
 }
 
 /// Returns true if the body of the request could not be read: malformed chunks, or a client that has gone.
-fn is_of_request(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut chain = std::iter::successors(Some(error), |error| (*error).source());
-    chain.any(|error| error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_user))
+fn is_of_request(error: &SendError) -> bool {
+    let first: &(dyn std::error::Error + 'static) = error;
+    let mut chain = std::iter::successors(Some(first), |error| (*error).source());
+    error.is_of_request() || chain.any(|error| error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_user))
 }
 
 /// Waits for the response's head, at most `limit` after the last byte of the request's body, and no longer than the

@@ -50,7 +50,7 @@ use crate::header::request_id::X_REQUEST_ID;
 use crate::session::access_log::AccessLog;
 use crate::session::{Quoted, RequestInfo, Sessions, Texts};
 use crate::telemetry::panics::{self, PanicSite};
-use crate::upstream::pool::RequestBody;
+use crate::upstream::request_body::RequestBody;
 use body::Body;
 use judge::{Arrival, Arrived, Judged};
 use metrics::RouteRequestMetrics;

@@ -11,7 +11,7 @@ use http::Response;
 use http::header::{HeaderMap, ORIGIN, SEC_WEBSOCKET_PROTOCOL, SET_COOKIE};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::credential::Identity;
 use super::entry::{self, AffinityCookie};
@@ -35,9 +35,10 @@ use crate::session::{self, AuthenticatedClient, RouteSessions, Session, SessionC
 use crate::upstream::connect::{ConnectError, UpstreamIo};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::endpoint_state::{ConnectionPermit, EndpointState, SessionPermit};
-use crate::upstream::handshake::{self, HandshakeError, HandshakeReply, Switched};
+use crate::upstream::handshake::{HandshakeError, HandshakeReply, Switched};
+use crate::upstream::opener::{self, OpenError, OpenTimes};
 use crate::upstream::request_head::RequestHead;
-use crate::ws::handshake::{HandshakeAnswer, HandshakeOffer, OfferError, key};
+use crate::ws::handshake::{HandshakeAnswer, HandshakeOffer, OfferError};
 use crate::ws::tunnel::Tunnel;
 
 /// The permits that a session returns when it ends.
@@ -92,7 +93,7 @@ impl session::SessionResources for SessionPermits {
     }
 }
 
-/// A verified 101, before its request's record is joined to it.
+/// A WebSocket that an endpoint has opened, before its request's record is joined to it.
 #[derive(Debug)]
 pub struct VerifiedUpgrade {
     /// What the client gets of the endpoint's header fields.
@@ -315,7 +316,7 @@ async fn attempt(
     }
 }
 
-/// One endpoint: connect, write, read, verify.
+/// One endpoint.
 async fn try_endpoint(
     route: &Route,
     endpoint: &Endpoint,
@@ -324,12 +325,23 @@ async fn try_endpoint(
     started: Instant,
     deadline: Instant,
 ) -> Result<HandshakeReply<UpstreamIo>, Failure> {
-    let until = deadline.min(started + route.connect_timeout);
-    let io = endpoint.connector.connect_pinged(route.tunnel.pings_after(), until).await?;
-    route.upstream.metrics.connected(started.elapsed());
-    let key = key(fastrand::u128(..).to_ne_bytes());
-    let reply = timeout_at(deadline, handshake::open(io, head, &key, offer)).await;
-    Ok(reply.map_err(|_| Failure::Timeout)??)
+    let times = OpenTimes {
+        started,
+        connected_by: deadline.min(started + route.connect_timeout),
+        deadline,
+        pings_after: route.tunnel.pings_after(),
+    };
+    Ok(opener::open(endpoint, head, offer, times, &route.upstream.metrics).await?)
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Failure {
+        match error {
+            OpenError::Connect(error) => error.into(),
+            OpenError::Handshake(error) => error.into(),
+            OpenError::Timeout => Failure::Timeout,
+        }
+    }
 }
 
 /// The labels of an endpoint's failures, for metrics that begin at 0.

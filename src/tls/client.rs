@@ -86,6 +86,13 @@ fn client_config_by(options: &ClientTlsOptions, clock: Arc<dyn TimeProvider>) ->
     Ok(Arc::new(config))
 }
 
+/// Returns the same configuration for other protocols, by their ALPN names, best first. Both share sessions.
+pub fn with_protocols(config: &ClientConfig, protocols: &[&[u8]]) -> Arc<ClientConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    Arc::new(config)
+}
+
 /// Returns the system's roots, read once. A failure is not cached: the package may be installed before the next reload.
 fn native_roots() -> Result<Arc<RootCertStore>, TlsError> {
     static ROOTS: Mutex<Option<Arc<RootCertStore>>> = Mutex::new(None);

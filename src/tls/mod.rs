@@ -58,8 +58,10 @@ pub type ServerStream = kind::ServerStream<Stream>;
 /// A connection to an upstream after its handshake.
 pub type ClientStream = kind::ClientStream<Stream>;
 
-/// The one protocol spoken on both sides, by its ALPN name (RFC 7301).
-const ALPN_HTTP_1_1: &[u8] = b"http/1.1";
+/// HTTP/1.1 by its ALPN name (RFC 7301).
+pub const ALPN_HTTP_1_1: &[u8] = b"http/1.1";
+/// HTTP/2 by its ALPN name.
+pub const ALPN_HTTP_2: &[u8] = b"h2";
 
 /// Returns what a configuration needs so that its connections may go on in another process, if they may.
 #[cfg(not(feature = "tls-tokio"))]

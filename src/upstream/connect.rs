@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
+use http::uri::Scheme;
 use rustix::io::Errno;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -24,8 +25,8 @@ use crate::net::names::{HostLookup, LookupError, NameResolver};
 use crate::net::socket::{self, ConnectOptions, SocketError, TcpOptions};
 use crate::net::stream::Stream;
 use crate::net::transport::Transport;
-use crate::tls::ClientStream;
 use crate::tls::client::{self, TlsConnectError};
+use crate::tls::{ALPN_HTTP_2, ClientStream};
 use crate::upstream::reach::{OutOfReach, Reach};
 
 /// A connection to an endpoint.
@@ -47,6 +48,29 @@ pub struct Connector {
     pub sources: Option<Arc<Sources>>,
     /// The allowed address ranges, if the endpoint was discovered.
     pub reach: Option<Arc<Reach>>,
+    /// Which versions of HTTP it may be spoken to in.
+    pub protocol: Protocol,
+}
+
+/// Which versions of HTTP a server may be spoken to in.
+#[derive(Clone, Debug, Default)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2 or HTTP/1.1, as TLS by this configuration decides (ALPN).
+    Negotiated(Arc<ClientConfig>),
+    /// HTTP/2 alone; over TLS by this configuration, if there is one.
+    Http2(Option<Arc<ClientConfig>>),
+}
+
+/// A connection, by the version of HTTP that is spoken on it.
+#[derive(Debug)]
+pub enum Connected {
+    /// HTTP/1.1.
+    Http1(UpstreamIo),
+    /// HTTP/2.
+    Http2(UpstreamIo),
 }
 
 /// Local addresses to connect from, by family; each worker takes them in turn.
@@ -127,14 +151,35 @@ pub enum ConnectError {
     /// The deadline passed.
     #[error("connecting took too long")]
     Timeout,
+    /// TLS has not agreed on HTTP/2, which alone may be spoken.
+    #[error(
+        "the server does not speak HTTP/2, and the upstream's `protocol` is `h2` (`auto` or `h1` would speak HTTP/1.1)"
+    )]
+    NotHttp2,
+    /// HTTP/2 could not begin.
+    #[error("the server does not speak HTTP/2 properly")]
+    Http2(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A dial that several have waited for has failed.
+    #[error(transparent)]
+    Shared(Arc<ConnectError>),
 }
 
 impl ConnectError {
     /// The labels of all errors that are an endpoint's fault.
-    pub const LABELS: [&'static str; 5] = ["resolve", "out_of_reach", "connect", "connect_timeout", "tls"];
+    pub const LABELS: [&'static str; 7] =
+        ["resolve", "out_of_reach", "connect", "connect_timeout", "tls", "not_http2", "http2"];
+
+    /// Returns the error for one of several who have waited.
+    pub fn shared(error: Arc<ConnectError>) -> ConnectError {
+        match &*error {
+            ConnectError::Timeout => ConnectError::Timeout,
+            ConnectError::Exhausted(errno) => ConnectError::Exhausted(*errno),
+            _ => ConnectError::Shared(error),
+        }
+    }
 
     /// The name used in metrics and logs.
-    pub const fn label(&self) -> &'static str {
+    pub fn label(&self) -> &'static str {
         match self {
             ConnectError::Resolve(..) => "resolve",
             ConnectError::OutOfReach(_) => "out_of_reach",
@@ -142,13 +187,20 @@ impl ConnectError {
             ConnectError::Timeout => "connect_timeout",
             ConnectError::Tls(_) => "tls",
             ConnectError::Exhausted(_) => "exhausted",
+            ConnectError::NotHttp2 => "not_http2",
+            ConnectError::Http2(_) => "http2",
+            ConnectError::Shared(error) => error.label(),
         }
     }
 
     /// Returns true if the error is not the endpoint's fault: this machine lacks resources for any connection, or for
     /// one more to this endpoint.
-    pub const fn is_ours(&self) -> bool {
-        matches!(self, ConnectError::Exhausted(_) | ConnectError::Connect(SocketError::NoPort { .. }))
+    pub fn is_ours(&self) -> bool {
+        match self {
+            ConnectError::Exhausted(_) | ConnectError::Connect(SocketError::NoPort { .. }) => true,
+            ConnectError::Shared(error) => error.is_ours(),
+            _ => false,
+        }
     }
 }
 
@@ -175,12 +227,45 @@ impl Connector {
         HeaderValue::from_str(&authority).unwrap_or(HeaderValue::from_static("localhost"))
     }
 
+    /// Returns true if HTTP/1.1 may be spoken.
+    pub const fn may_use_http1(&self) -> bool {
+        !matches!(self.protocol, Protocol::Http2(_))
+    }
+
+    /// Returns the scheme of its requests.
+    pub fn scheme(&self) -> Scheme {
+        if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP }
+    }
+
     /// Connects by `deadline`.
     ///
     /// # Errors
     /// Returns the error of the first step that fails; of several addresses, the last one's.
     pub async fn connect(&self, deadline: Instant) -> Result<UpstreamIo, ConnectError> {
-        self.connect_with(self.tcp, deadline).await
+        self.connect_with(self.tcp, self.tls.as_ref().map(|tls| &tls.config), deadline).await
+    }
+
+    /// Connects by `deadline` for whichever version of HTTP may be spoken.
+    ///
+    /// # Errors
+    /// See [`Connector::connect`]. Also if HTTP/2 alone may be spoken, and TLS has not agreed on it.
+    pub async fn connect_by_protocol(&self, deadline: Instant) -> Result<Connected, ConnectError> {
+        let offer = match &self.protocol {
+            Protocol::Http1 => return self.connect(deadline).await.map(Connected::Http1),
+            Protocol::Negotiated(offer) => Some(offer),
+            Protocol::Http2(offer) => offer.as_ref(),
+        };
+        let io = self.connect_with(self.tcp, offer, deadline).await?;
+        let has_agreed = match &io {
+            Transport::Tls(stream) => stream.alpn_protocol() == Some(ALPN_HTTP_2),
+            // It is known beforehand.
+            Transport::Plain(_) | Transport::Multiplexed(_) => true,
+        };
+        match &self.protocol {
+            _ if has_agreed => Ok(Connected::Http2(io)),
+            Protocol::Http2(_) => Err(ConnectError::NotHttp2),
+            _ => Ok(Connected::Http1(io)),
+        }
     }
 
     /// Connects by `deadline` for a session that pings a silent server after `ping`. Where the kernel's keep-alive would
@@ -190,15 +275,21 @@ impl Connector {
     /// See [`Connector::connect`].
     pub async fn connect_pinged(&self, ping: Option<Duration>, deadline: Instant) -> Result<UpstreamIo, ConnectError> {
         let keepalive = self.tcp.keepalive.filter(|keepalive| ping.is_none_or(|ping| keepalive.idle <= ping));
-        self.connect_with(TcpOptions { keepalive, ..self.tcp }, deadline).await
+        let tls = self.tls.as_ref().map(|tls| &tls.config);
+        self.connect_with(TcpOptions { keepalive, ..self.tcp }, tls, deadline).await
     }
 
-    async fn connect_with(&self, tcp: TcpOptions, deadline: Instant) -> Result<UpstreamIo, ConnectError> {
+    async fn connect_with(
+        &self,
+        tcp: TcpOptions,
+        offer: Option<&Arc<ClientConfig>>,
+        deadline: Instant,
+    ) -> Result<UpstreamIo, ConnectError> {
         let stream = self.socket(tcp, deadline).await?;
-        let Some(tls) = &self.tls else {
+        let (Some(tls), Some(offer)) = (&self.tls, offer) else {
             return Ok(Transport::Plain(stream));
         };
-        let handshake = Box::pin(client::connect(stream, tls.server_name.clone(), Arc::clone(&tls.config)));
+        let handshake = Box::pin(client::connect(stream, tls.server_name.clone(), Arc::clone(offer)));
         let stream =
             timeout_at(deadline, handshake).await.map_err(|_| ConnectError::Timeout)?.map_err(ConnectError::Tls)?;
         Ok(Transport::Tls(Box::new(stream)))
@@ -334,6 +425,7 @@ mod tests {
             tcp: TcpOptions::default(),
             sources: None,
             reach: None,
+            protocol: Protocol::Http1,
         };
         assert_eq!(connector.authority(), format!("chat.test:{port}"));
         for _ in 0..3 {
@@ -364,6 +456,7 @@ mod tests {
                 tcp: TcpOptions::default(),
                 sources: None,
                 reach: None,
+                protocol: Protocol::Http1,
             };
             connector.connect(Instant::now() + Duration::from_millis(millis)).await.map_err(|error| error.label()).err()
         };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::connect::Connector;
 use super::endpoint_state::{ConnectionPermit, EndpointState};
 use super::pool::Pool;
+use super::streams::Streams;
 use crate::config;
 
 /// One address of an upstream, as one configuration has it. Lives as long as it is used, even after the configuration
@@ -25,8 +26,10 @@ pub struct Endpoint {
     pub sessions_max: u32,
     /// How connections to it are made.
     pub connector: Connector,
-    /// Connections for plain HTTP.
+    /// Connections of HTTP/1.1 for plain requests.
     pub pool: Pool,
+    /// Connections of HTTP/2, if it may be spoken.
+    pub streams: Option<Streams>,
     /// Its live state.
     pub state: Arc<EndpointState>,
     /// Its configuration.

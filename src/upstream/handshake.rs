@@ -25,7 +25,9 @@ use crate::base::labels::labels;
 use crate::header::hop_by_hop::HopByHopFields;
 use crate::net::pool::{self, Buffer, BufferSize};
 use crate::net::stream::Prefixed;
-use crate::upstream::request_head::RequestHead;
+use crate::upstream::answer_body::AnswerBody;
+use crate::upstream::request_head::{RequestHead, UnsayableHead};
+use crate::upstream::streams::error::StreamError;
 use crate::ws::handshake::{self, AnswerError, HandshakeAnswer, HandshakeOffer, HeaderFields, WebSocketKey};
 
 /// The longest response head that is read; nginx reads 8 KiB by default, cookies of some applications need more.
@@ -38,10 +40,10 @@ const INTERIM_MAX: usize = 8;
 /// The endpoint's reply to the handshake.
 #[derive(Debug)]
 pub enum HandshakeReply<T> {
-    /// A valid 101.
+    /// It is open.
     Switched(Switched<T>),
     /// Another answer, with the connection that still carries its body.
-    Refused(Response<Incoming>),
+    Refused(Response<AnswerBody>),
 }
 
 /// A WebSocket connection to an endpoint.
@@ -81,16 +83,32 @@ pub enum HandshakeError {
     /// hyper could not read the response.
     #[error("the endpoint's answer could not be read")]
     Answer(#[source] hyper::Error),
+    /// The endpoint takes no WebSockets by HTTP/2, which alone may be spoken.
+    #[error(
+        "the endpoint takes no WebSockets by HTTP/2 (SETTINGS_ENABLE_CONNECT_PROTOCOL), and the upstream's `protocol` is `h2` \
+         (`auto` or `h1` would use HTTP/1.1)"
+    )]
+    NoExtendedConnect,
+    /// The stream failed before the answer.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// HTTP/2 has no form for the request.
+    #[error(transparent)]
+    Head(#[from] UnsayableHead),
 }
 
 labels! {
     HandshakeError {
-        HandshakeError::Io(_) | HandshakeError::Closed => "handshake_lost",
+        HandshakeError::Io(_) | HandshakeError::Closed | HandshakeError::Stream(StreamError::Lost { .. }) => "handshake_lost",
         HandshakeError::Malformed(_)
         | HandshakeError::TooLong
         | HandshakeError::Interims
         | HandshakeError::Answer(_) => "bad_response",
         HandshakeError::False(_) => "false_101",
+        HandshakeError::NoExtendedConnect => "no_extended_connect",
+        HandshakeError::Stream(StreamError::Refused(_)) => "stream_refused",
+        HandshakeError::Stream(StreamError::Reset(_)) => "stream_reset",
+        HandshakeError::Head(_) => "request_head",
     }
 }
 
@@ -131,7 +149,7 @@ where
             ResponseHead::Other => {
                 let prefixed = Prefixed::new(buffer[start..end].to_vec(), io);
                 let response = Box::pin(read_response(prefixed)).await?;
-                return Ok(HandshakeReply::Refused(response));
+                return Ok(HandshakeReply::Refused(response.map(AnswerBody::Http1)));
             }
             ResponseHead::Partial => {
                 if end == buffer.len() {
@@ -218,7 +236,7 @@ impl HeaderFields for ParsedFields<'_> {
 
 impl ParsedFields<'_> {
     /// Returns the fields of a 101 that are meant for the client, without those of this hop and those that the proxy
-    /// writes. Writes the subprotocol and extensions once, however often the server did: clients are stricter.
+    /// writes.
     fn passed_on(&self, answer: &HandshakeAnswer) -> Result<HeaderMap, HandshakeError> {
         // httparse has checked them; the types cannot show that.
         let malformed = || HandshakeError::Malformed(httparse::Error::HeaderValue);
@@ -236,14 +254,27 @@ impl ParsedFields<'_> {
                 headers.append(name, value);
             }
         }
-        for line in handshake::once(self, &SEC_WEBSOCKET_EXTENSIONS) {
-            headers.append(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_bytes(line).map_err(|_| malformed())?);
-        }
-        if let Some(chosen) = &answer.subprotocol {
-            headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::try_from(chosen).map_err(|_| malformed())?);
-        }
+        agree(self, answer, &mut headers).map_err(|_| malformed())?;
         Ok(headers)
     }
+}
+
+/// Writes the agreed extensions and subprotocol once, however often the server did: clients are stricter.
+///
+/// # Errors
+/// If they are no values, which has been checked.
+pub fn agree(
+    fields: &impl HeaderFields,
+    answer: &HandshakeAnswer,
+    headers: &mut HeaderMap,
+) -> Result<(), http::header::InvalidHeaderValue> {
+    for line in handshake::once(fields, &SEC_WEBSOCKET_EXTENSIONS) {
+        headers.append(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_bytes(line)?);
+    }
+    if let Some(chosen) = &answer.subprotocol {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::try_from(chosen)?);
+    }
+    Ok(())
 }
 
 /// Lets hyper read the response; `io` returns its first bytes again.

@@ -6,18 +6,19 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use super::connect::{ConnectTarget, Connector, Sources, Tls};
+use super::connect::{ConnectTarget, Connector, Protocol, Sources, Tls};
 use super::endpoint::Endpoint;
 use super::endpoint_state::EndpointStates;
 use super::metrics::Metrics;
 use super::pool::Pool;
 use super::reach::Reach;
+use super::streams::Streams;
 use crate::balance::hash;
-use crate::config::{self, EndpointUrl};
+use crate::config::{self, EndpointUrl, UpstreamProtocol};
 use crate::net::names::NameResolver;
 use crate::net::socket::TcpOptions;
-use crate::tls::TlsError;
-use crate::tls::client::server_name;
+use crate::tls::client::{self, server_name};
+use crate::tls::{ALPN_HTTP_1_1, ALPN_HTTP_2, TlsError};
 
 /// The settings that all endpoints of an upstream share.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub struct Maker {
     pub upstream: String,
     /// TLS towards `wss` and `https`.
     pub tls: Option<Arc<ClientConfig>>,
+    /// Which versions of HTTP they may be spoken to in.
+    pub protocol: UpstreamProtocol,
     /// The name that their certificates must have; `None` for the host of each.
     pub server_name: Option<String>,
     /// The limit for making one connection of the pool.
@@ -77,8 +80,16 @@ impl Maker {
             EndpointUrl::Tcp { host, port, .. } => ConnectTarget::new(host, *port, &self.names),
             EndpointUrl::Unix(path) => ConnectTarget::Unix(path.clone()),
         };
-        let connector =
-            Connector { target, tls, tcp: self.tcp, sources: self.sources.clone(), reach: self.reach.clone() };
+        let protocol = self.protocol(tls.as_ref());
+        let connector = Connector {
+            target,
+            tls,
+            tcp: self.tcp,
+            sources: self.sources.clone(),
+            reach: self.reach.clone(),
+            protocol,
+        };
+        let http2 = || Arc::new(self.families.http2(&self.upstream));
         let metrics = || self.families.endpoint(&self.upstream, &label, &self.reasons);
         Ok(Endpoint {
             identity: hash::of(label.as_bytes()),
@@ -87,11 +98,25 @@ impl Maker {
             zone: written.zone.clone(),
             sessions_max: written.max_connections.unwrap_or(u32::MAX),
             pool: Pool::new(connector.clone(), self.connect_timeout, self.workers),
+            streams: Streams::new(&connector, self.connect_timeout, self.workers, http2),
             connector,
             state: self.states.of(&self.upstream, &label, metrics),
             name: label.into(),
             written: written.clone(),
         })
+    }
+}
+
+impl Maker {
+    fn protocol(&self, tls: Option<&Tls>) -> Protocol {
+        let offering = |protocols: &[&[u8]]| tls.map(|tls| client::with_protocols(&tls.config, protocols));
+        match self.protocol {
+            UpstreamProtocol::H1 => Protocol::Http1,
+            UpstreamProtocol::H2 => Protocol::Http2(offering(&[ALPN_HTTP_2])),
+            UpstreamProtocol::Auto => {
+                offering(&[ALPN_HTTP_2, ALPN_HTTP_1_1]).map_or(Protocol::Http1, Protocol::Negotiated)
+            }
+        }
     }
 }
 

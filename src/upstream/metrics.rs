@@ -55,6 +55,10 @@ pub struct Metrics {
     queue_wait: HistogramVec,
     admissions: IntCounterVec,
     sticky: IntCounterVec,
+    http2_connections: IntGaugeVec,
+    http2_streams: IntGaugeVec,
+    http2_stalls: IntCounterVec,
+    http2_goaways: IntCounterVec,
     by_upstream: SeriesRegistry<1>,
     by_endpoint: SeriesRegistry<2>,
 }
@@ -151,6 +155,34 @@ impl Metrics {
                 ),
                 &["upstream", "result"],
             )?,
+            http2_connections: IntGaugeVec::new(
+                Opts::new(
+                    "wsluice_upstream_http2_connections_active",
+                    "Connections of HTTP/2 to servers open at this moment.",
+                ),
+                &["upstream"],
+            )?,
+            http2_streams: IntGaugeVec::new(
+                Opts::new(
+                    "wsluice_upstream_http2_streams_active",
+                    "Streams of servers open at this moment: sessions and plain requests.",
+                ),
+                &["upstream"],
+            )?,
+            http2_stalls: IntCounterVec::new(
+                Opts::new(
+                    "wsluice_upstream_http2_stalls_total",
+                    "Times something to send to a server had to wait for a window of its stream or its connection.",
+                ),
+                &["upstream"],
+            )?,
+            http2_goaways: IntCounterVec::new(
+                Opts::new(
+                    "wsluice_upstream_http2_goaways_total",
+                    "GOAWAY frames of servers: they take no new streams on a connection.",
+                ),
+                &["upstream"],
+            )?,
             by_upstream: SeriesRegistry::new(["upstream"]),
             by_endpoint: SeriesRegistry::new(["upstream", "endpoint"]),
         };
@@ -168,6 +200,12 @@ impl Metrics {
         metrics.by_upstream.register(registry, &metrics.queue_wait)?;
         metrics.by_upstream.register(registry, &metrics.admissions)?;
         metrics.by_upstream.register(registry, &metrics.sticky)?;
+        for gauge in [&metrics.http2_connections, &metrics.http2_streams] {
+            metrics.by_upstream.register(registry, gauge)?;
+        }
+        for counter in [&metrics.http2_stalls, &metrics.http2_goaways] {
+            metrics.by_upstream.register(registry, counter)?;
+        }
         Ok(metrics)
     }
 
@@ -190,6 +228,19 @@ impl Metrics {
             retries_denied: self.retries_denied.with_label_values(&[upstream]),
             stale_connections: self.stale_connections.with_label_values(&[upstream]),
             _held: held,
+        }
+    }
+
+    /// Returns the handles of one upstream whose servers may speak HTTP/2; its series exist until they are dropped.
+    pub fn http2(&self, upstream: &str) -> Http2Metrics {
+        let held = self.by_upstream.guard([upstream]);
+        Http2Metrics {
+            connect_duration: self.connect_duration.with_label_values(&[upstream]),
+            connections: self.http2_connections.with_label_values(&[upstream]),
+            streams: self.http2_streams.with_label_values(&[upstream]),
+            stalls: self.http2_stalls.with_label_values(&[upstream]),
+            goaways: self.http2_goaways.with_label_values(&[upstream]),
+            _held: Some(held),
         }
     }
 
@@ -261,6 +312,40 @@ impl UpstreamMetrics {
     /// Counts a request that is sent again to the same endpoint, on a new connection.
     pub fn stale_connection(&self) {
         self.stale_connections.inc();
+    }
+}
+
+/// The handles of one upstream's connections of HTTP/2.
+#[derive(Debug)]
+pub struct Http2Metrics {
+    connect_duration: Histogram,
+    /// Connections open now.
+    pub connections: IntGauge,
+    /// Streams open now.
+    pub streams: IntGauge,
+    /// Waits for a window.
+    pub stalls: IntCounter,
+    /// GOAWAY frames of servers.
+    pub goaways: IntCounter,
+    _held: Option<SeriesGuard>,
+}
+
+impl Http2Metrics {
+    /// Counts what nobody sees: a probe's connection is no load.
+    pub fn unseen() -> Http2Metrics {
+        Http2Metrics {
+            connect_duration: Histogram::with_opts(HistogramOpts::new("unseen", "unseen")).expect("a valid name"),
+            connections: IntGauge::new("unseen", "unseen").expect("a valid name"),
+            streams: IntGauge::new("unseen", "unseen").expect("a valid name"),
+            stalls: IntCounter::new("unseen", "unseen").expect("a valid name"),
+            goaways: IntCounter::new("unseen", "unseen").expect("a valid name"),
+            _held: None,
+        }
+    }
+
+    /// Counts a connection, TLS and SETTINGS included.
+    pub fn connected(&self, took: Duration) {
+        self.connect_duration.observe(seconds(took));
     }
 }
 

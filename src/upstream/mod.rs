@@ -6,20 +6,26 @@
 //! client of our own (hyper's costs a task and 18 KB for each), and `pool` carries plain HTTP over reused connections.
 //! `proxy` decides which endpoint is tried next and what a client gets when all fail.
 
+pub mod answer_body;
 pub mod connect;
 pub mod endpoint;
 pub mod entry;
+pub mod extended_connect;
 pub mod handshake;
 pub mod endpoint_state;
 pub mod maker;
 pub mod metrics;
 pub mod one_exchange;
+pub mod opener;
 pub mod pool;
 pub mod pooled;
 pub mod reach;
 pub mod queue;
+pub mod request_body;
 pub mod request_head;
+pub mod sending;
 pub mod set;
+pub mod streams;
 pub mod websocket;
 
 use std::collections::HashSet;

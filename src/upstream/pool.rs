@@ -7,6 +7,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,11 +16,12 @@ use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tower_service::Service;
 
-use super::connect::{ConnectError, Connector};
+use super::connect::{ConnectError, Connector, UpstreamIo};
 use super::pooled::{PooledConnection, PooledIo};
+pub use super::request_body::RequestBody;
 use crate::base::worker::PerWorker;
 
 /// How long an unused connection is kept: less than servers keep theirs, so that the proxy closes first. By default
@@ -34,10 +36,6 @@ const AUTHORITY: &str = "endpoint";
 /// The longest response head that is read.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// The body of a request to an endpoint.
-pub type RequestBody =
-    http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, Box<dyn std::error::Error + Send + Sync>>;
-
 /// Connections to one endpoint.
 #[derive(Debug)]
 pub struct Pool {
@@ -48,8 +46,28 @@ pub struct Pool {
 impl Pool {
     /// Creates an empty pool; `connector` makes its connections, each within `connect_timeout`.
     pub fn new(connector: Connector, connect_timeout: Duration, workers: usize) -> Pool {
-        let dial = Dial { connector, timeout: connect_timeout };
+        let spare = Arc::new(PerWorker::new(workers, Mutex::default));
+        let dial = Dial { connector, timeout: connect_timeout, spare };
         Pool { clients: PerWorker::new(workers, || client(&dial, IDLE_MAX)), dial }
+    }
+
+    /// Returns the limit for making a connection.
+    pub fn connect_timeout(&self) -> Duration {
+        self.dial.timeout
+    }
+
+    /// Gives it a connection that has just been made, for the request that comes next on this worker.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    pub fn give(&self, io: UpstreamIo) {
+        self.dial.spare(Some(io));
+        // A connection of the pool may serve the request instead.
+        let dial = self.dial.clone();
+        tokio::spawn(async move {
+            sleep(IDLE).await;
+            dial.spare(None);
+        });
     }
 
     /// Sends a request with a URI of [`uri`] and waits for the response's head.
@@ -109,6 +127,15 @@ pub fn was_stale(error: &Error) -> bool {
 struct Dial {
     connector: Connector,
     timeout: Duration,
+    /// A connection that was made otherwise, on each worker.
+    spare: Arc<PerWorker<Mutex<Option<UpstreamIo>>>>,
+}
+
+impl Dial {
+    /// Puts a connection aside, or nothing, and returns the one that was there.
+    fn spare(&self, io: Option<UpstreamIo>) -> Option<UpstreamIo> {
+        std::mem::replace(&mut *self.spare.get().lock().unwrap_or_else(PoisonError::into_inner), io)
+    }
 }
 
 impl Service<Uri> for Dial {
@@ -121,9 +148,13 @@ impl Service<Uri> for Dial {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let Dial { connector, timeout } = self.clone();
+        let Dial { connector, timeout, .. } = self.clone();
+        let spare = self.spare(None);
         Box::pin(async move {
-            let io = connector.connect(Instant::now() + timeout).await?;
+            let io = match spare {
+                Some(io) => io,
+                None => connector.connect(Instant::now() + timeout).await?,
+            };
             Ok(PooledIo::new(io))
         })
     }

@@ -50,6 +50,11 @@ impl PooledConnection {
         response.extensions_mut().remove()
     }
 
+    /// Returns what stands for the stream that `request` may go by, if its body is watched on its way.
+    pub fn of_request<B>(request: &mut http::Request<B>) -> Option<PooledConnection> {
+        request.extensions_mut().remove()
+    }
+
     /// Returns true if something was written after an answer, and nothing was read since.
     pub fn was_stale(&self) -> bool {
         self.0.last.load(Ordering::Relaxed) == ASKED_AGAIN
@@ -70,15 +75,23 @@ impl PooledConnection {
         self.0.last.store(ANSWERED, Ordering::Relaxed);
     }
 
+    /// Records that the endpoint has taken something of a request's body on a stream.
+    pub fn moved(&self) {
+        self.0.written_at.store(clock::coarse().as_micros(), Ordering::Relaxed);
+    }
+
     fn written(&self) {
         if self.0.last.load(Ordering::Relaxed) != NEW {
             self.0.last.store(ASKED_AGAIN, Ordering::Relaxed);
         }
-        self.0.written_at.store(clock::coarse().as_micros(), Ordering::Relaxed);
+        self.moved();
     }
 
     /// Returns an error if the connection should be closed; otherwise wakes the task once it should.
-    fn poll_closed(&self, cx: &Context<'_>) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// From [`PooledConnection::close`] on.
+    pub fn poll_closed(&self, cx: &Context<'_>) -> io::Result<()> {
         if !self.0.closed.load(Ordering::Acquire) {
             self.0.task.register(cx.waker());
             if !self.0.closed.load(Ordering::Acquire) {
@@ -94,18 +107,23 @@ impl PooledConnection {
 #[derive(Debug)]
 pub struct Uploading {
     capture: CaptureConnection,
+    /// Stands for the stream, where the request goes by one.
+    stream: PooledConnection,
     is_answered: bool,
 }
 
 impl Uploading {
     /// Prepares to watch the connection that `request` will use.
     pub fn of<B>(request: &mut http::Request<B>) -> Uploading {
-        Uploading { capture: capture_connection(request), is_answered: false }
+        let stream = PooledConnection::default();
+        request.extensions_mut().insert(stream.clone());
+        Uploading { capture: capture_connection(request), stream, is_answered: false }
     }
 
-    /// Returns the connection once it is chosen.
-    pub fn connection(&self) -> Option<PooledConnection> {
-        self.capture.connection_metadata().as_ref().and_then(PooledConnection::of)
+    /// Returns the connection that was chosen, or the stream.
+    pub fn connection(&self) -> PooledConnection {
+        let chosen = self.capture.connection_metadata().as_ref().and_then(PooledConnection::of);
+        chosen.unwrap_or_else(|| self.stream.clone())
     }
 
     /// Records the answer: its owner has the connection now.
@@ -116,10 +134,8 @@ impl Uploading {
 
 impl Drop for Uploading {
     fn drop(&mut self) {
-        if !self.is_answered
-            && let Some(connection) = self.connection()
-        {
-            connection.close();
+        if !self.is_answered {
+            self.connection().close();
         }
     }
 }

@@ -94,7 +94,7 @@ impl RequestHead {
         let host = self.host.clone().map_or(own.as_bytes(), |host| &self.bytes[host]);
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;
-        *request.uri_mut() = uri(scheme, host, &self.bytes[self.target.clone()]).map_err(UnsayableHead)?;
+        *request.uri_mut() = uri(scheme, host, &self.bytes[self.target.clone()])?;
         request.extensions_mut().insert(Protocol::from_static("websocket"));
         let mut lines = &self.bytes[self.key.end + b"\r\n".len()..];
         while let Some(end) = memchr::memmem::find(lines, b"\r\n").filter(|end| *end > 0) {
@@ -127,12 +127,12 @@ impl RequestHead {
 ///
 /// # Errors
 /// If `host` is no authority, or `target` no path.
-pub fn uri(scheme: &Scheme, host: &[u8], target: &[u8]) -> Result<Uri, http::Error> {
+pub fn uri(scheme: &Scheme, host: &[u8], target: &[u8]) -> Result<Uri, UnsayableHead> {
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(scheme.clone());
-    parts.authority = Some(Authority::try_from(host)?);
-    parts.path_and_query = Some(PathAndQuery::try_from(target)?);
-    Ok(Uri::from_parts(parts)?)
+    parts.authority = Some(Authority::try_from(host).map_err(|error| UnsayableHead(error.into()))?);
+    parts.path_and_query = Some(PathAndQuery::try_from(target).map_err(|error| UnsayableHead(error.into()))?);
+    Uri::from_parts(parts).map_err(|error| UnsayableHead(error.into()))
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ impl Group {
         let maker = Maker {
             upstream: "chat".into(),
             tls: None,
+            protocol: config::UpstreamProtocol::Auto,
             server_name: None,
             connect_timeout: Duration::from_secs(1),
             workers: 1,

@@ -28,6 +28,7 @@ async fn service(allows_on_failure: bool) -> (Arc<AuthService>, TcpListener) {
         tcp: Default::default(),
         sources: None,
         reach: None,
+        protocol: Default::default(),
     };
     let metrics = metrics::Metrics::register(&prometheus::Registry::new()).unwrap().route("all");
     (Arc::new(AuthService::new(settings, connector, 1, metrics).unwrap()), listener)

@@ -42,6 +42,15 @@ pub struct UpstreamConfig {
     #[serde(default)]
     pub discover: Option<Discover>,
 
+    /// The version of HTTP towards the servers: `h1` is HTTP/1.1, `h2` is HTTP/2, without TLS by prior knowledge. `auto` lets TLS
+    /// decide (ALPN), and is `h1` towards `ws://`, `http://` and Unix sockets. By HTTP/2, WebSockets are streams (RFC 8441)
+    /// that share connections with each other and with plain requests: a lost connection ends up to 100 of them at once,
+    /// and such sessions stay with this process at an upgrade (`on_upgrade`). A server that takes no WebSockets by HTTP/2
+    /// gets them by HTTP/1.1 with `auto`, on connections of their own, and with `h2` clients get a 502. Default: `auto`, which
+    /// is what servers expect of browsers.
+    #[serde(default)]
+    pub protocol: UpstreamProtocol,
+
     /// How long an endpoint that joins or comes back takes to grow from a twentieth of its weight to all of it:
     /// otherwise an empty endpoint would get all new sessions at once. Default: `off`.
     #[serde(default = "at_once")]
@@ -122,6 +131,19 @@ pub struct UpstreamConfig {
     /// request without a retry is answered with its first failure. `off` always retries. Default: on.
     #[serde(default)]
     pub retry_budget: MapOrOff<RetryBudgetConfig>,
+}
+
+/// The version of HTTP towards servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamProtocol {
+    /// As TLS decides; HTTP/1.1 without it.
+    #[default]
+    Auto,
+    /// HTTP/1.1.
+    H1,
+    /// HTTP/2.
+    H2,
 }
 
 /// How an endpoint is chosen.

@@ -108,6 +108,7 @@ upstreams:
     endpoints:
       - \"wss://a:1\"
       - { url: \"ws://b:2\", weight: 2, max_connections: 9, priority: 1, zone: there, drain: 10s }
+    protocol: h1
     slow_start: 30s
     on_down: keep
     drain_removed: 5m

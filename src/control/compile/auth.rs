@@ -162,7 +162,14 @@ impl Compiler<'_> {
             }
         };
         let target = ConnectTarget::new(&url.host, url.port, &self.context.families.names);
-        Some(Connector { target, tls: secured, tcp: TcpOptions::default(), sources: None, reach: None })
+        Some(Connector {
+            target,
+            tls: secured,
+            tcp: TcpOptions::default(),
+            sources: None,
+            reach: None,
+            protocol: Default::default(),
+        })
     }
 
     fn keys_in_file(&mut self, path: &KeyPath, file: &Path, kind: KeyFileKind) -> Option<Keys> {

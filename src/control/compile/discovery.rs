@@ -103,7 +103,14 @@ impl Compiler<'_> {
             };
             servers.push(etcd::EtcdMember {
                 authority,
-                connector: Connector { target, tls, tcp: TcpOptions::default(), sources: None, reach: None },
+                connector: Connector {
+                    target,
+                    tls,
+                    tcp: TcpOptions::default(),
+                    sources: None,
+                    reach: None,
+                    protocol: Default::default(),
+                },
             });
         }
         let login = written.user.clone().zip(written.password.as_ref());

@@ -25,7 +25,14 @@ impl Compiler<'_> {
             }
         };
         let target = ConnectTarget::new(&url.host, url.port, &self.context.families.names);
-        let connector = Connector { target, tls, tcp: TcpOptions::default(), sources: None, reach: None };
+        let connector = Connector {
+            target,
+            tls,
+            tcp: TcpOptions::default(),
+            sources: None,
+            reach: None,
+            protocol: Default::default(),
+        };
         let before = self.previous.and_then(|previous| previous.store.as_ref());
         Some(self.context.shared.store(redis, connector, before))
     }

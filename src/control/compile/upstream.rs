@@ -111,6 +111,7 @@ impl Compiler<'_> {
             upstream: name.to_owned(),
             reach: reach.clone(),
             tls,
+            protocol: written.protocol,
             server_name: server_name_of_all(written),
             connect_timeout,
             workers: self.context.workers,

@@ -95,6 +95,7 @@ async fn verdict<F: Future<Output = ()>>(probe: WebSocket, serve: impl FnOnce(Ac
         tcp: TcpOptions::default(),
         sources: None,
         reach: None,
+        protocol: Default::default(),
     };
     let second = Duration::from_secs(1);
     let check = Check {

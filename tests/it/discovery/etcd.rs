@@ -23,6 +23,7 @@ fn server(server: &EtcdServer) -> EtcdMember {
             tcp: TcpOptions::default(),
             sources: None,
             reach: None,
+            protocol: Default::default(),
         },
     }
 }

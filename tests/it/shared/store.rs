@@ -25,7 +25,14 @@ fn store(state: &SharedState, target: ConnectTarget) -> Arc<SharedStore> {
     let text =
         "routes: [{ name: a, respond: { body: a } }]\nshared: { redis: { url: 'redis://redis.test', timeout: 5s } }";
     let written = load_str("a.yaml", text, &|_| None).unwrap().file.shared.unwrap().redis.unwrap();
-    let connector = Connector { target, tls: None, tcp: TcpOptions::default(), sources: None, reach: None };
+    let connector = Connector {
+        target,
+        tls: None,
+        tcp: TcpOptions::default(),
+        sources: None,
+        reach: None,
+        protocol: Default::default(),
+    };
     let store = state.store(&written, connector, None);
     store.start();
     store
