@@ -33,6 +33,11 @@ impl<H> H2Stream<H> {
     pub fn new(send: SendStream<Bytes>, recv: RecvStream, stalls: IntCounter, held: H) -> H2Stream<H> {
         H2Stream { send, recv, unread: Bytes::new(), stalls: Stalls::new(stalls), is_shut: false, _held: held }
     }
+
+    /// Returns true if our direction has ended in order, and the peer's has not.
+    pub fn is_half_closed(&self) -> bool {
+        self.is_shut && !self.recv.is_end_stream()
+    }
 }
 
 impl<H: std::fmt::Debug + Send + Unpin> MultiplexedStream for H2Stream<H> {}

@@ -10,6 +10,7 @@ use http::{Request, Response, StatusCode};
 
 use super::connect::UpstreamIo;
 use super::handshake::{HandshakeError, HandshakeReply, Switched, agree};
+use super::server_stream::ServerStream;
 use super::streams::connection::Place;
 use super::streams::error::StreamError;
 use super::streams::exchange::answer_of;
@@ -45,7 +46,7 @@ pub async fn open(
     let accepted = HandshakeAnswer::from_extended_connect(&parts.headers, offer)?;
     let headers = passed_on(parts.headers, &accepted);
     let stalls = permit.metrics().stalls.clone();
-    let io = Transport::Multiplexed(Box::new(H2Stream::new(stream, recv, stalls, permit)));
+    let io = Transport::Multiplexed(Box::new(ServerStream::new(H2Stream::new(stream, recv, stalls, permit))));
     Ok(HandshakeReply::Switched(Switched { io, answer: accepted, headers, early: vec![] }))
 }
 

@@ -24,6 +24,7 @@ pub mod queue;
 pub mod request_body;
 pub mod request_head;
 pub mod sending;
+pub mod server_stream;
 pub mod set;
 pub mod streams;
 pub mod websocket;

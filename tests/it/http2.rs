@@ -1,5 +1,6 @@
-//! HTTP/2 to clients: pages and WebSockets as streams of one connection (RFC 9113, RFC 8441).
+//! HTTP/2 to clients and to servers: pages and WebSockets as streams of one connection (RFC 9113, RFC 8441).
 
+mod back;
 mod floods;
 mod going;
 mod matrix;

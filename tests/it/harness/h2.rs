@@ -181,12 +181,16 @@ impl H2Session {
     }
 }
 
-async fn write(mut send: SendStream<Bytes>, mut from: impl AsyncRead + Unpin, mut told: oneshot::Receiver<Reason>) {
+pub(super) async fn write(
+    mut send: SendStream<Bytes>,
+    mut from: impl AsyncRead + Unpin,
+    mut told: oneshot::Receiver<Reason>,
+) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let read = tokio::select! {
             biased;
-            Ok(reason) = &mut told => return send.send_reset(reason),
+            Ok(reason) = &mut told, if !told.is_terminated() => return send.send_reset(reason),
             read = from.read(&mut buffer) => read.unwrap_or(0),
         };
         let mut left = Bytes::copy_from_slice(&buffer[..read]);
@@ -207,7 +211,7 @@ async fn write(mut send: SendStream<Bytes>, mut from: impl AsyncRead + Unpin, mu
     }
 }
 
-async fn read(mut recv: RecvStream, mut to: impl AsyncWrite + Unpin, ended: Arc<Mutex<Option<Reason>>>) {
+pub(super) async fn read(mut recv: RecvStream, mut to: impl AsyncWrite + Unpin, ended: Arc<Mutex<Option<Reason>>>) {
     while let Some(data) = recv.data().await {
         match data {
             Ok(data) => {
