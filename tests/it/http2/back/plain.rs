@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use h2::Reason;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 use super::super::super::harness::{Authority, Conn, H2Server, Head, Io, eventually, within};
 use super::{APP, Entrance, FRONTS, Front, Site, config};
@@ -73,8 +73,11 @@ async fn answers_without_a_body_end_with_their_head() {
 async fn bodies_go_both_ways_with_their_trailers_and_no_faster_than_they_are_taken() {
     const SIZE: usize = 4 << 20;
     let mut site = Site::new(Front::H2, &["limits: { body: 64MiB }"]).await;
-    let request =
-        site.entrance.client.request("POST", "/up", &[("te", "trailers"), ("content-length", &SIZE.to_string())]);
+    let request = site.entrance.client.request(
+        "POST",
+        "/up",
+        &[("te", "trailers"), ("trailer", "x-request"), ("content-length", &SIZE.to_string())],
+    );
     let (answer, mut send) = site.entrance.client.ask(request, false).await;
     let mut conn = site.server.accept().await;
     let mut stream = conn.stream().await;
@@ -85,15 +88,24 @@ async fn bodies_go_both_ways_with_their_trailers_and_no_faster_than_they_are_tak
             send.reserve_capacity(left.len());
             let room = std::future::poll_fn(|cx| send.poll_capacity(cx)).await.unwrap().unwrap();
             let part = left.split_to(room.min(left.len()));
-            let is_last = left.is_empty();
-            send.send_data(part, is_last).unwrap();
+            send.send_data(part, false).unwrap();
         }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-request", "2".parse().unwrap());
+        trailers.insert("x-other", "2".parse().unwrap());
+        send.send_trailers(trailers).unwrap();
     });
     // The server takes nothing yet, so the client is held up.
     eventually("a stall", || (site.proxy().metric("wsluice_upstream_http2_stalls_total", &APP) > 0.0).then_some(()))
         .await;
     assert!(!uploading.is_finished());
-    let (body, _) = stream.body().await;
+    let (body, trailers) = stream.body().await;
+    let trailers = trailers.unwrap();
+    assert_eq!(
+        (trailers.len(), &trailers["x-request"]),
+        (1, &HeaderValue::from_static("2")),
+        "those that are announced"
+    );
     assert!(body.len() == SIZE && body.iter().all(|byte| *byte == 3));
     within("the upload", uploading).await.unwrap();
     let mut back = stream.answer(200, &[("trailer", "x-sum")], false);
