@@ -46,6 +46,7 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     requests.request(http::Version::HTTP_11, &http::Method::GET, http::StatusCode::OK, Duration::ZERO);
     let upstreams = upstream::metrics::Metrics::register(&registry).unwrap();
     let _upstream = (upstreams.upstream("chat"), upstreams.endpoint("chat", "ws://127.0.0.1:9000", &["refused"]));
+    let _http2 = upstreams.http2("chat");
     let probed = probe::metrics::Metrics::register(&registry).unwrap().endpoint("chat", "ws://127.0.0.1:9000", "tcp");
     probed.probed(Duration::ZERO, Some("connect"));
     probed.set_up(false);

@@ -29,9 +29,10 @@ DEADLINE = 90
 QUIET = {"Log lines dropped", "Changes and errors", "Transitions, ejections, retries denied", "Sessions sent elsewhere", "Panics",
          "Upgrades", "Sessions that moved", "Processes before this one", "Refused by their token", "Sessions that ended with their token",
          "Refused by address and by limits of one client", "Connections and streams of HTTP/2", "Resets, GOAWAYs and stalls of HTTP/2"}
-# Panels without a series while there is no older process, no key to fetch, no service to ask, and no store.
+# Panels without a series while there is no older process, no key to fetch, no service to ask, no store, and no server of
+# HTTP/2.
 ABSENT = {"Sessions of older processes", "Keys", "Questions to auth services", "Time that auth services take", "Shared store",
-          "Time that the shared store takes"}
+          "Time that the shared store takes", "Connections and streams to servers", "GOAWAYs and stalls of servers"}
 # Panels in which something happens when the process ends.
 LAST = {"Draining"}
 
