@@ -36,7 +36,7 @@ const READ_ON_MAX: usize = 64 * 1024;
 impl<S, W: FrameWatcher> Watched<S, W> {
     /// Watches the frames of `io` from the client's side.
     pub fn by_client(io: S, watcher: W) -> Watched<S, W> {
-        Watched { io, received: FrameReader::of_server(), sent: FrameReader::of_client(), watcher }
+        Watched { io, received: FrameReader::of_server(), sent: FrameReader::of_client(), read_on: 0, watcher }
     }
 
     /// Watches the frames of `io` from the server's side.

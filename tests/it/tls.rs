@@ -473,7 +473,7 @@ async fn the_name_to_verify_may_be_another_than_the_address() {
 }
 
 #[tokio::test]
-async fn a_server_that_asks_for_a_certificate_gets_ours_and_http_1() {
+async fn a_server_that_asks_for_a_certificate_gets_ours_and_http_1_where_that_is_wanted() {
     let authority = Authority::new();
     let ours = authority.issue("wsluice", &["wsluice.test"]);
     let (cert, key) = authority.issue("app", &["127.0.0.1"]);
@@ -488,7 +488,8 @@ async fn a_server_that_asks_for_a_certificate_gets_ours_and_http_1() {
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let mut upstream = RawServer::start_tls(Arc::new(config)).await;
     let tls = format!("ca: {:?}, cert: {:?}, key: {:?}", authority.ca(), ours.0, ours.1);
-    let proxy = Proxy::start(&with_upstream_tls(&yaml(&[upstream.url()], &[]), &tls));
+    let http_1 = |yaml: String| yaml.replace("app: {", "app: { protocol: h1,");
+    let proxy = Proxy::start(&http_1(with_upstream_tls(&yaml(&[upstream.url()], &[]), &tls)));
     let mut client = proxy.client().await;
     client.send(Handshake::new().bytes()).await;
     let mut server = upstream.accept().await;

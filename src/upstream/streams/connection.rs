@@ -30,6 +30,8 @@ use crate::upstream::metrics::Http2Metrics;
 
 /// The most streams of a connection, whatever the server allows: what is lost with one connection.
 pub const STREAMS_MAX: usize = 100;
+/// After so many streams another connection is taken: their numbers are used up some day (RFC 9113 §5.1.1).
+const STREAMS_EVER_MAX: u64 = 1 << 24;
 /// What may come on a stream before it is taken: at 20 ms, 12 MB a second.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// The window of the connection.
@@ -76,6 +78,8 @@ pub struct Connection {
 struct ConnectionState {
     /// Streams open now.
     open: AtomicUsize,
+    /// Streams opened so far.
+    opened: AtomicU64,
     /// When the last one ended.
     quiet_since: AtomicU64,
     /// The server's SETTINGS are in force.
@@ -102,6 +106,7 @@ impl Connection {
     ) -> Result<Connection, BeginError> {
         let state = Arc::new(ConnectionState {
             open: AtomicUsize::new(0),
+            opened: AtomicU64::new(0),
             quiet_since: AtomicU64::new(clock::coarse().as_micros()),
             is_settled: AtomicBool::new(false),
             is_going: AtomicBool::new(false),
@@ -112,6 +117,7 @@ impl Connection {
             let (sender, mut driven) = h2::client::Builder::new()
                 .initial_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
+                .data_frame_budget(CONNECTION_WINDOW as usize)
                 .max_send_buffer_size(SEND_BUFFER)
                 .max_header_list_size(HEAD_BYTES_MAX)
                 .enable_push(false)
@@ -157,6 +163,9 @@ impl Connection {
             return None;
         }
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        if self.state.opened.fetch_add(1, Ordering::Relaxed) + 1 >= STREAMS_EVER_MAX {
+            self.state.is_going.store(true, Ordering::Relaxed);
+        }
         Some(Place { sender, permit: StreamPermit::new(&self.state) })
     }
 }

@@ -154,7 +154,8 @@ impl Streams {
                     state.dial_ahead(worker, &self.dialer);
                     return Ok(Acquired::Stream(place));
                 }
-                if state.connections.iter().any(|connection| !fits(&connection)) {
+                let fitting = state.connections.iter().filter(fits).count();
+                if fitting == 0 && !state.connections.is_empty() {
                     self.dialer.memory.learn(Spoken::PlainStreams, clock::coarse());
                     return Ok(if may_use_http1 { Acquired::Http1(None) } else { Acquired::NoWebSockets });
                 }
