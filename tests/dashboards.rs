@@ -54,14 +54,7 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     let _discovery = discovery::metrics::Metrics::register(&registry).unwrap().upstream("chat", "dns");
     let url = "https://id.example.com/jwks.json".parse().unwrap();
     let target = wsluice::upstream::connect::ConnectTarget::Address(([127, 0, 0, 1], 1).into());
-    let connector = wsluice::upstream::connect::Connector {
-        target,
-        tls: None,
-        tcp: Default::default(),
-        sources: None,
-        reach: None,
-        protocol: Default::default(),
-    };
+    let connector = wsluice::upstream::connect::Connector::new(target, None);
     let _keys =
         auth::KeySources::new(auth::metrics::Metrics::register(&registry).unwrap()).of(&url, None, connector.clone());
     let _asked = auth::service::metrics::Metrics::register(&registry).unwrap().route("chat");

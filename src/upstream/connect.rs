@@ -205,6 +205,12 @@ impl ConnectError {
 }
 
 impl Connector {
+    /// Reaches `target` by HTTP/1.1, with everything else as usual.
+    pub fn new(target: ConnectTarget, tls: Option<Tls>) -> Connector {
+        let (tcp, protocol) = (TcpOptions::default(), Protocol::Http1);
+        Connector { target, tls, tcp, sources: None, reach: None, protocol }
+    }
+
     /// Returns true if both use the same setting of TLS, read from the same files; or none.
     pub fn has_tls_of(&self, other: &Connector) -> bool {
         let config = |connector: &Connector| connector.tls.as_ref().map(|tls| Arc::as_ptr(&tls.config));
@@ -419,14 +425,7 @@ mod tests {
             Box::pin(async move { Ok(LookupAnswer { addresses: all.into(), alike: 2, ttl: Duration::from_secs(60) }) })
         };
         let names = NameResolver::with_lookup(Arc::new(lookup), &prometheus::Registry::new()).unwrap();
-        let connector = Connector {
-            target: ConnectTarget::new("chat.test", port, &names),
-            tls: None,
-            tcp: TcpOptions::default(),
-            sources: None,
-            reach: None,
-            protocol: Protocol::Http1,
-        };
+        let connector = Connector::new(ConnectTarget::new("chat.test", port, &names), None);
         assert_eq!(connector.authority(), format!("chat.test:{port}"));
         for _ in 0..3 {
             let connected = connector.connect(Instant::now() + Duration::from_secs(20));
@@ -450,14 +449,7 @@ mod tests {
         };
         let names = NameResolver::with_lookup(Arc::new(lookup), &prometheus::Registry::new()).unwrap();
         let connect = async |host: &str, millis| {
-            let connector = Connector {
-                target: ConnectTarget::new(host, 1, &names),
-                tls: None,
-                tcp: TcpOptions::default(),
-                sources: None,
-                reach: None,
-                protocol: Protocol::Http1,
-            };
+            let connector = Connector::new(ConnectTarget::new(host, 1, &names), None);
             connector.connect(Instant::now() + Duration::from_millis(millis)).await.map_err(|error| error.label()).err()
         };
         assert_eq!(connect("gone.test", 20_000).await, Some("resolve"));

@@ -22,14 +22,7 @@ async fn service(allows_on_failure: bool) -> (Arc<AuthService>, TcpListener) {
         cache: None,
         allows_on_failure,
     };
-    let connector = Connector {
-        target: ConnectTarget::Address(address),
-        tls: None,
-        tcp: Default::default(),
-        sources: None,
-        reach: None,
-        protocol: Default::default(),
-    };
+    let connector = Connector::new(ConnectTarget::Address(address), None);
     let metrics = metrics::Metrics::register(&prometheus::Registry::new()).unwrap().route("all");
     (Arc::new(AuthService::new(settings, connector, 1, metrics).unwrap()), listener)
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Compiler;
+use super::connector::Server;
 use crate::auth::basic::BasicVerifier;
 use crate::auth::service::{AuthService, ServiceSettings};
 use crate::auth::{Keys, pem};
@@ -16,14 +17,12 @@ use crate::config::{
     self, AuthConfig, ClientTls, FieldName, ForwardAuthConfig, HttpUrl, JwtConfig, KeyPath, KeysConfig, OnAuthFailure,
     OnExpiry, OneOrMore, SigningSecret,
 };
-use crate::net::socket::TcpOptions;
 use crate::policy::basic::{USERS_BYTES_MAX, Users};
 use crate::policy::jwt::keys::KEYS_BYTES_MAX;
 use crate::policy::jwt::{Algorithm, JwtRules, Key, KeySet, RequiredClaim};
 use crate::proxy::credential::{BasicAuth, JwtAuth, RouteAuth};
 use crate::tls::certificates::ClientTlsScope;
-use crate::tls::client::server_name;
-use crate::upstream::connect::{ConnectTarget, Connector, Tls};
+use crate::upstream::connect::Connector;
 
 /// Files of keys that were read, by their name and what is in them.
 pub type KeyFiles = HashMap<(PathBuf, KeyFileKind), Arc<KeyFile>>;
@@ -153,23 +152,8 @@ impl Compiler<'_> {
         url: &HttpUrl,
         tls: Option<&ClientTls>,
     ) -> Option<Connector> {
-        let secured = match url.is_tls {
-            false => None,
-            true => {
-                let config = self.client_tls(path, route, ClientTlsScope::Auth, tls)?;
-                let name = tls.and_then(|tls| tls.server_name.as_deref()).unwrap_or(&url.host);
-                Some(Tls { config, server_name: self.ok_or_report(&path.key("url"), server_name(name))? })
-            }
-        };
-        let target = ConnectTarget::new(&url.host, url.port, &self.context.families.names);
-        Some(Connector {
-            target,
-            tls: secured,
-            tcp: TcpOptions::default(),
-            sources: None,
-            reach: None,
-            protocol: Default::default(),
-        })
+        let server = Server { host: &url.host, port: url.port, is_tls: url.is_tls, tls };
+        self.connector(path, route, ClientTlsScope::Auth, server)
     }
 
     fn keys_in_file(&mut self, path: &KeyPath, file: &Path, kind: KeyFileKind) -> Option<Keys> {

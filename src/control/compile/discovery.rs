@@ -11,7 +11,6 @@ use crate::config::{self, Discover, EndpointUrl, EtcdSource, KeyPath, SourceRef}
 use crate::discovery::dns;
 use crate::discovery::{Discovery, EndpointSink, etcd, file};
 use crate::net::listener::Address;
-use crate::net::socket::TcpOptions;
 use crate::tls::client::server_name;
 use crate::upstream::Upstream;
 use crate::upstream::connect::{ConnectTarget, Connector, Tls};
@@ -101,17 +100,7 @@ impl Compiler<'_> {
                     Some(Tls { config: Arc::clone(config), server_name })
                 }
             };
-            servers.push(etcd::EtcdMember {
-                authority,
-                connector: Connector {
-                    target,
-                    tls,
-                    tcp: TcpOptions::default(),
-                    sources: None,
-                    reach: None,
-                    protocol: Default::default(),
-                },
-            });
+            servers.push(etcd::EtcdMember { authority, connector: Connector::new(target, tls) });
         }
         let login = written.user.clone().zip(written.password.as_ref());
         let login = login.map(|(user, password)| etcd::Login { user, password: password.reveal().to_owned() });

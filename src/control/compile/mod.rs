@@ -5,6 +5,7 @@
 //! match) are all reported together, each at its position in the file.
 
 mod auth;
+mod connector;
 mod discovery;
 mod health;
 mod listener;

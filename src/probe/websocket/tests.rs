@@ -5,7 +5,6 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::health::threshold::HealthThresholds;
-use crate::net::socket::TcpOptions;
 use crate::probe::{Check, Probe};
 use crate::upstream::connect::ConnectTarget;
 use crate::ws::frame::{ControlFrame, FrameHeader, HEADER_BYTES_MAX, apply_mask};
@@ -89,14 +88,7 @@ fn fragment(fin: bool, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
 /// What `probe` says of a server that does `serve` with its one connection.
 async fn verdict<F: Future<Output = ()>>(probe: WebSocket, serve: impl FnOnce(Accepted) -> F) -> &'static str {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let connector = Connector {
-        target: ConnectTarget::Address(listener.local_addr().unwrap()),
-        tls: None,
-        tcp: TcpOptions::default(),
-        sources: None,
-        reach: None,
-        protocol: Default::default(),
-    };
+    let connector = Connector::new(ConnectTarget::Address(listener.local_addr().unwrap()), None);
     let second = Duration::from_secs(1);
     let check = Check {
         probe: Probe::WebSocket(probe),

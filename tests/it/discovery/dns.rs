@@ -9,7 +9,6 @@ use tokio::time::Instant;
 use wsluice::config::{IpFamily, Scheme};
 use wsluice::discovery::{DiscoveryErrorKind, dns::Dns};
 use wsluice::net::names::{HostLookup, LookupError, NameResolver};
-use wsluice::net::socket::TcpOptions;
 use wsluice::upstream::connect::{ConnectTarget, Connector};
 
 use super::Discovery;
@@ -116,14 +115,7 @@ async fn the_name_of_an_endpoint_is_followed_by_its_ttl_and_kept_while_the_serve
     becomes(&name, is("127.0.0.1")).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = ConnectTarget::new("chat_app.test", listener.local_addr().unwrap().port(), &names);
-    let connector = Connector {
-        target,
-        tls: None,
-        tcp: TcpOptions::default(),
-        sources: None,
-        reach: None,
-        protocol: Default::default(),
-    };
+    let connector = Connector::new(target, None);
     let connects = async || {
         let connected = connector.connect(Instant::now() + DEADLINE);
         let (connected, accepted) = tokio::join!(connected, listener.accept());

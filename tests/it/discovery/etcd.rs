@@ -5,7 +5,6 @@ use wsluice::discovery::{
     DiscoveryErrorKind,
     etcd::{Etcd, EtcdMember, Login},
 };
-use wsluice::net::socket::TcpOptions;
 use wsluice::upstream::connect::{ConnectTarget, Connector};
 
 use super::Discovery;
@@ -15,17 +14,7 @@ const PREFIX: &str = "/wsluice/chat/";
 
 fn server(server: &EtcdServer) -> EtcdMember {
     let address = server.address();
-    EtcdMember {
-        authority: address.to_string(),
-        connector: Connector {
-            target: ConnectTarget::Address(address),
-            tls: None,
-            tcp: TcpOptions::default(),
-            sources: None,
-            reach: None,
-            protocol: Default::default(),
-        },
-    }
+    EtcdMember { authority: address.to_string(), connector: Connector::new(ConnectTarget::Address(address), None) }
 }
 
 fn discover(server_: &EtcdServer) -> Discovery {

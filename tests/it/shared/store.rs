@@ -8,7 +8,6 @@ use std::time::Duration;
 use prometheus::Registry;
 use wsluice::config::load_str;
 use wsluice::net::names::{LookupAnswer, NameResolver};
-use wsluice::net::socket::TcpOptions;
 use wsluice::policy::bucket::AdmissionRate;
 use wsluice::policy::clients::{ClientDigest, ClientKey};
 use wsluice::shared::metrics::Metrics;
@@ -25,14 +24,7 @@ fn store(state: &SharedState, target: ConnectTarget) -> Arc<SharedStore> {
     let text =
         "routes: [{ name: a, respond: { body: a } }]\nshared: { redis: { url: 'redis://redis.test', timeout: 5s } }";
     let written = load_str("a.yaml", text, &|_| None).unwrap().file.shared.unwrap().redis.unwrap();
-    let connector = Connector {
-        target,
-        tls: None,
-        tcp: TcpOptions::default(),
-        sources: None,
-        reach: None,
-        protocol: Default::default(),
-    };
+    let connector = Connector::new(target, None);
     let store = state.store(&written, connector, None);
     store.start();
     store
