@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
+use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
 use hyper::body::{Body, Frame, SizeHint};
 use prometheus::IntCounter;
 use tokio::time::timeout;
 
 use super::window::{Stalls, poll_room};
+use crate::header::length;
 use crate::header::trailers::Announced;
 
 /// The body of a message that comes by a stream. What is taken of it is given back to the peer's window at once.
@@ -25,9 +28,10 @@ pub struct ReceivedBody {
 }
 
 impl ReceivedBody {
-    /// The body that comes by `recv`, of this length if it was announced.
-    pub fn new(recv: RecvStream, length: Option<u64>) -> ReceivedBody {
-        ReceivedBody { recv, left: length, has_all_data: false }
+    /// The body that comes by `recv`, behind a head with these fields.
+    pub fn new(recv: RecvStream, headers: &HeaderMap) -> ReceivedBody {
+        let left = headers.get(CONTENT_LENGTH).and_then(|value| length::parse(value.as_bytes()));
+        ReceivedBody { recv, left, has_all_data: false }
     }
 }
 

@@ -9,4 +9,4 @@ pub mod flood;
 pub mod frame;
 pub mod stream;
 pub mod watched;
-mod window;
+pub mod window;

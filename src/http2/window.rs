@@ -1,10 +1,23 @@
-//! How much of a stream may be sent: the least of the peer's two windows and the connection's send buffer (RFC 9113 §5.2).
+//! What a stream may hold on either side, and how much of it may be sent: the least of the peer's two windows and the
+//! connection's send buffer (RFC 9113 §5.2).
 
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use prometheus::IntCounter;
+
+/// What may come on a stream before it is taken: at 20 ms, 12 MB a second.
+pub const STREAM_WINDOW: u32 = 256 * 1024;
+/// What may wait on a stream to be sent.
+pub const SEND_BUFFER: usize = 64 * 1024;
+/// The largest window (RFC 9113 §6.9.1).
+const WINDOW_MAX: u32 = (1 << 31) - 1;
+
+/// Returns the window of a connection that has room for so many streams: one that is not taken from never holds up the others.
+pub fn of_connection(streams: u32) -> u32 {
+    STREAM_WINDOW.saturating_mul(streams).min(WINDOW_MAX)
+}
 
 /// Counts how often a stream had to wait for a window.
 #[derive(Debug)]

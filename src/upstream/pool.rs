@@ -21,7 +21,7 @@ use tower_service::Service;
 
 use super::connect::{ConnectError, Connector, UpstreamIo};
 use super::pooled::{PooledConnection, PooledIo};
-pub use super::request_body::RequestBody;
+use super::request_body::RequestBody;
 use crate::base::worker::PerWorker;
 
 /// How long an unused connection is kept: less than servers keep theirs, so that the proxy closes first. By default

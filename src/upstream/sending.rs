@@ -72,14 +72,10 @@ impl SendError {
 /// # Errors
 /// See [`SendError`].
 pub async fn send(endpoint: &Endpoint, request: Request<RequestBody>) -> Result<Response<AnswerBody>, SendError> {
-    let request = match &endpoint.streams {
-        None => request,
-        Some(streams) => match Box::pin(by_stream(endpoint, streams, request)).await? {
-            ByStream::Answer(answer) => return Ok(answer),
-            ByStream::Http1(request) => request,
-        },
-    };
-    Ok(endpoint.pool.send(request).await?.map(AnswerBody::Http1))
+    match by_stream(endpoint, request).await? {
+        ByStream::Answer(answer) => Ok(answer),
+        ByStream::Http1(request) => Ok(endpoint.pool.send(request).await?.map(AnswerBody::Http1)),
+    }
 }
 
 /// Does the same on another connection than one that was used before: others may be closed, too.
@@ -87,15 +83,11 @@ pub async fn send(endpoint: &Endpoint, request: Request<RequestBody>) -> Result<
 /// # Errors
 /// See [`SendError`].
 pub async fn send_anew(endpoint: &Endpoint, request: Request<RequestBody>) -> Result<Response<AnswerBody>, SendError> {
-    let request = match &endpoint.streams {
-        None => request,
-        // One that was lost is known to be.
-        Some(streams) => match Box::pin(by_stream(endpoint, streams, request)).await? {
-            ByStream::Answer(answer) => return Ok(answer),
-            ByStream::Http1(request) => request,
-        },
-    };
-    Ok(endpoint.pool.send_anew(request).await?.map(AnswerBody::Http1))
+    // One that streams share is known to be lost if it is.
+    match by_stream(endpoint, request).await? {
+        ByStream::Answer(answer) => Ok(answer),
+        ByStream::Http1(request) => Ok(endpoint.pool.send_anew(request).await?.map(AnswerBody::Http1)),
+    }
 }
 
 /// What became of a request that may go by a stream.
@@ -105,7 +97,16 @@ enum ByStream {
     Http1(Request<RequestBody>),
 }
 
-async fn by_stream(
+/// Sends a request by a stream, if the endpoint may speak HTTP/2.
+async fn by_stream(endpoint: &Endpoint, request: Request<RequestBody>) -> Result<ByStream, SendError> {
+    match &endpoint.streams {
+        None => Ok(ByStream::Http1(request)),
+        // Boxed: others pay nothing for it.
+        Some(streams) => Box::pin(on_stream(endpoint, streams, request)).await,
+    }
+}
+
+async fn on_stream(
     endpoint: &Endpoint,
     streams: &Streams,
     mut request: Request<RequestBody>,

@@ -30,7 +30,8 @@ use crate::policy::subject::SUBJECT_BYTES_MAX;
 use crate::telemetry::log_limiter::{LinePermit, LogLimiter};
 use crate::upstream::connect::{ConnectError, Connector};
 use crate::upstream::one_exchange::{self, Uncollected};
-use crate::upstream::pool::{self, Pool, RequestBody};
+use crate::upstream::pool::{self, Pool};
+use crate::upstream::request_body::RequestBody;
 use answers::RememberedAnswers;
 use metrics::{Asked, ServiceMetrics};
 

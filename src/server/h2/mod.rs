@@ -30,18 +30,13 @@ use super::{DownstreamIo, Listener, ListenerSettings};
 use crate::base::clock;
 use crate::base::error_chain::error_chain;
 use crate::http2::watched::Watched;
+use crate::http2::window::{self, SEND_BUFFER, STREAM_WINDOW};
 use crate::net::stream::Prefixed;
 use crate::proxy::Downstream;
 use crate::session::SessionEntry;
 use crate::session::registry::Guard;
 use shared::{OpenStream, Shared, Watcher};
 
-/// What may come on a stream before it is taken: at 20 ms, 12 MB a second.
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// What may wait on a stream to be sent.
-const SEND_BUFFER: usize = 64 * 1024;
-/// The largest window (RFC 9113 §6.9.1).
-const WINDOW_MAX: u32 = (1 << 31) - 1;
 /// How many streams may be opened and reset before the first of them is looked at, however few may be open.
 const PENDING_RESETS_MIN: u32 = 100;
 /// How long a client may take to close a connection without streams once it was told to.
@@ -64,7 +59,7 @@ pub(super) async fn serve(
     let timed = timed.with_sessions(Arc::clone(shared.sessions()));
     let io = Watched::new(timed, Watcher::new(&shared, &is_flooded));
     let first_due = Instant::now() + timeouts.headers.duration();
-    let connection_window = STREAM_WINDOW.saturating_mul(limits.streams).min(WINDOW_MAX);
+    let connection_window = window::of_connection(limits.streams);
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)

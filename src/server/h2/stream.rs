@@ -7,15 +7,14 @@ use std::task::Poll;
 
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::header::{CONTENT_LENGTH, EXPECT};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::header::EXPECT;
+use http::{Method, Request, Response, StatusCode};
 
 use super::super::DownstreamIo;
 use super::super::metrics::ConnectionError;
 use super::super::moving::LiveSession;
 use super::shared::Shared;
 use super::{answer, request};
-use crate::header::length;
 use crate::header::trailers::Announced;
 use crate::http2::body::{ReceivedBody, SendError, send};
 use crate::http2::stream::H2Stream;
@@ -26,6 +25,7 @@ use crate::proxy::upgrade::PendingUpgrade;
 use crate::proxy::{Proxy, ProxyResponse};
 use crate::session::SessionEntry;
 use crate::session::registry::Guard;
+use crate::upstream::request_body::RequestBody;
 use crate::ws::handshake::{ExtendedConnect, OfferError};
 
 /// A session whose answer is on its way.
@@ -55,7 +55,7 @@ pub(super) async fn serve(
     let (tunnel, body) = if is_connect {
         (Some(recv), body::of_request(http_body_util::Empty::new()))
     } else {
-        (None, body::of_request(ReceivedBody::new(recv, announced(&parts.headers))))
+        (None, body::of_request(ReceivedBody::new(recv, &parts.headers)))
     };
     let proxy = shared.listener.proxy.load_full();
     let failure = match judged {
@@ -105,7 +105,7 @@ pub(super) async fn serve(
 async fn handled(
     proxy: &Arc<Proxy>,
     shared: &Shared,
-    request: Request<crate::upstream::pool::RequestBody>,
+    request: Request<RequestBody>,
     respond: &mut SendResponse<bytes::Bytes>,
 ) -> Option<ProxyResponse> {
     let mut handling = pin!(proxy.handle(&shared.downstream, request));
@@ -116,9 +116,4 @@ async fn handled(
         respond.poll_reset(cx).map(|_| None)
     })
     .await
-}
-
-/// Returns the length that a request announces. h2 has refused one that is malformed.
-fn announced(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH).and_then(|value| length::parse(value.as_bytes()))
 }

@@ -24,6 +24,7 @@ use crate::base::error_chain::error_chain;
 use crate::base::time::MonotonicTime;
 use crate::http2::frame::{FrameHeader, kind};
 use crate::http2::watched::{FrameWatcher, Watched};
+use crate::http2::window::{self, SEND_BUFFER, STREAM_WINDOW};
 use crate::telemetry::counters::Active;
 use crate::upstream::connect::UpstreamIo;
 use crate::upstream::metrics::Http2Metrics;
@@ -32,12 +33,6 @@ use crate::upstream::metrics::Http2Metrics;
 pub const STREAMS_MAX: usize = 100;
 /// After so many streams another connection is taken: their numbers are used up some day (RFC 9113 §5.1.1).
 const STREAMS_EVER_MAX: u64 = 1 << 24;
-/// What may come on a stream before it is taken: at 20 ms, 12 MB a second.
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// The window of the connection.
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_MAX as u32;
-/// What may wait on a stream to be sent.
-const SEND_BUFFER: usize = 64 * 1024;
 /// The largest head of an answer.
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
 /// How long a connection without streams is kept: shorter than most servers keep theirs. One that ends just as it is used
@@ -113,11 +108,12 @@ impl Connection {
             has_answered: AtomicBool::new(false),
             metrics: Arc::clone(metrics),
         });
+        let connection_window = window::of_connection(STREAMS_MAX as u32);
         let beginning = async {
             let (sender, mut driven) = h2::client::Builder::new()
                 .initial_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .data_frame_budget(CONNECTION_WINDOW as usize)
+                .initial_connection_window_size(connection_window)
+                .data_frame_budget(connection_window as usize)
                 .max_send_buffer_size(SEND_BUFFER)
                 .max_header_list_size(HEAD_BYTES_MAX)
                 .enable_push(false)

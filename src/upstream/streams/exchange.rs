@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TE};
+use http::header::{HOST, HeaderValue, TE};
 use http::uri::Scheme;
 use http::{Request, Response, Version};
 use hyper::body::Body as _;
@@ -15,7 +15,6 @@ use hyper::body::Body as _;
 use super::connection::{Place, StreamPermit};
 use super::error::StreamError;
 use crate::header::hop_by_hop::{self, HopByHopFields};
-use crate::header::length;
 use crate::header::trailers::Announced;
 use crate::http2::body::{self, ReceivedBody};
 use crate::upstream::answer_body::AnswerBody;
@@ -119,7 +118,7 @@ pub async fn send(
 pub fn answer_of(answer: Response<RecvStream>, permit: Arc<StreamPermit>) -> Response<AnswerBody> {
     let (mut parts, recv) = answer.into_parts();
     parts.version = Version::HTTP_11;
-    let body = ReceivedBody::new(recv, announced(&parts.headers));
+    let body = ReceivedBody::new(recv, &parts.headers);
     Response::from_parts(parts, AnswerBody::Http2(body, permit))
 }
 
@@ -141,11 +140,6 @@ async fn upload(
         sending.as_mut().poll(cx)
     })
     .await
-}
-
-/// Returns the length that an answer announces.
-fn announced(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH).and_then(|value| length::parse(value.as_bytes()))
 }
 
 #[cfg(test)]
